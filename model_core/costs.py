@@ -1,0 +1,77 @@
+"""What every node, step and ensemble size costs, counted from the operations themselves.
+
+FLOPs are multiply-adds of convolutions, linear layers and other matrix products for one image, batch norm
+folded: the convention of the paper and of MSDNet. Counted by torch's own counter on shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model_core.build import BUILDERS, Builder, build_model
+from model_core.spec import ModelSpec
+from model_core.tree import Segment
+
+__all__ = ["Costs", "count_costs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Costs of one model. Nodes of one block cost the same."""
+
+    spec: ModelSpec
+    node_flops: tuple[int, ...]
+    """Multiply-adds of one node, per block."""
+    node_parameters: tuple[int, ...]
+    """Trained parameters of one node, per block."""
+    activation_shapes: tuple[tuple[int, ...], ...]
+    """Shape of one node's output for one image, per block."""
+
+    @property
+    def step_flops(self) -> tuple[int, ...]:
+        """Multiply-adds of each step 0..N-1."""
+        return tuple(self.segment_flops(Segment(leaf)) for leaf in range(self.spec.tree.leaves))
+
+    @property
+    def cumulative_flops(self) -> tuple[int, ...]:
+        """Multiply-adds spent at ensemble sizes 0..N."""
+        return tuple(accumulate(self.step_flops, initial=0))
+
+    @property
+    def parameters(self) -> int:
+        """Trained parameters of the whole ensemble."""
+        return self.subset_parameters(self.spec.tree.leaves)
+
+    def segment_flops(self, segment: Segment) -> int:
+        """Multiply-adds of a segment's fresh nodes."""
+        return sum(self.node_flops[node.block] for node in self.spec.tree.fresh_nodes(segment))
+
+    def subset_parameters(self, ensemble_size: int) -> int:
+        """Trained parameters of the first leaves."""
+        steps = (self.spec.tree.fresh_nodes(Segment(leaf)) for leaf in range(ensemble_size))
+        return sum(self.node_parameters[node.block] for step in steps for node in step)
+
+
+def count_costs(spec: ModelSpec, builders: Mapping[str, Builder] = BUILDERS) -> Costs:
+    """Count a model's costs without allocating its weights.
+
+    Raises:
+        SpecError: the spec cannot be built.
+    """
+    flops, parameters, shapes = [], [], []
+    with torch.device("meta"), torch.inference_mode():
+        model = build_model(spec, builders).eval()
+        x = torch.empty(1, *spec.input_shape)
+        for index in range(spec.tree.blocks):
+            node = model.block(index).select(range(1), parents=1)
+            with FlopCounterMode(display=False) as counter:
+                x = node(x)
+            flops.append(counter.get_total_flops() // 2)  # it counts a multiply-add as two
+            parameters.append(sum(parameter.numel() for parameter in node.parameters()))
+            shapes.append(tuple(x.shape[1:]))
+    return Costs(spec=spec, node_flops=tuple(flops), node_parameters=tuple(parameters), activation_shapes=tuple(shapes))

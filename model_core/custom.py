@@ -1,0 +1,71 @@
+"""Bring your own network: a hierarchical ensemble of any blocks (the paper's conclusion).
+
+Write your network as a list of factories, one per block, each returning a fresh, ordinary module for one
+branch; the last one ends in the logits (B, K). Any shapes may flow between the blocks, with the batch
+first. That is all:
+
+    def blocks(spec: ModelSpec) -> list[Block]:
+        stages = [Stem, lambda: Stage(64, 128), lambda: Stage(128, 256), lambda: Head(256, spec.classes)]
+        return replicated(spec, stages)
+
+    spec = ModelSpec(name="mine", family="mine", branching=(1, 2, 2, 4), classes=10, input_shape=(3, 32, 32))
+    builders = {**BUILDERS, "mine": blocks}
+    model = build_model(spec, builders)
+
+Pass the same `builders` wherever a spec is turned into a model again. `model_core.transformer` is a
+complete example that is no convolutional network.
+
+Branches run one after the other here. Where that is too slow, write a `GroupedBlock` as `resnet` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from model_core.errors import SpecError
+from model_core.layers import Block
+from model_core.spec import ModelSpec
+
+__all__ = ["ReplicatedBlock", "replicated"]
+
+
+class ReplicatedBlock(Block):
+    """One level whose nodes are separate, ordinary modules.
+
+    Activations (B, parents*D, ...) hold the parents' outputs one after the other along dimension 1.
+    """
+
+    def __init__(self, branches: Sequence[nn.Module], *, parents: int) -> None:
+        super().__init__(parents=parents, nodes=len(branches))
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = x.chunk(self.parents, dim=1) if self.parents > 1 else (x,)
+        fan_out = self.nodes // self.parents
+        outputs = [branch(inputs[node // fan_out]) for node, branch in enumerate(self.branches)]
+        return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
+
+    def select(self, nodes: range, *, parents: int) -> Self:
+        return type(self)([self.branches[node] for node in nodes], parents=parents).train(self.training)
+
+
+def replicated(spec: ModelSpec, factories: Sequence[Callable[[], nn.Module]]) -> list[ReplicatedBlock]:
+    """The levels of an ensemble of ordinary modules: each factory is called once per node of its block.
+
+    Raises:
+        SpecError: not one factory per branching factor, or two calls returned the same module.
+    """
+    tree = spec.tree
+    if len(factories) != tree.blocks:
+        raise SpecError(f"{spec.name}: {len(factories)} block factories for {tree.blocks} branching factors")
+    levels = []
+    for block, factory in enumerate(factories):
+        branches = [factory() for _ in range(tree.width(block))]
+        if len({id(branch) for branch in branches}) != len(branches):
+            raise SpecError(f"{spec.name}: the factory of block {block} must return a new module at each call")
+        levels.append(ReplicatedBlock(branches, parents=tree.width(block - 1) if block else 1))
+    return levels
