@@ -1,0 +1,87 @@
+"""What a request may spend and what it gets back: plain data between the engine and whoever answers the client.
+
+No torch, no asyncio, no clock: every instant is a number that the engine's clock gave (monotonic seconds).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ServiceError
+
+__all__ = ["Budget", "Failure", "Refinement", "StopReason", "Ticket", "Update"]
+
+
+class StopReason(StrEnum):
+    """Why a prediction is not refined any further."""
+
+    COMPLETE = "complete"
+    """Every leaf of the ensemble has been averaged."""
+    DEADLINE = "deadline"
+    """The next step could not end before the deadline."""
+    FLOPS = "flops"
+    """The next step would exceed `max_flops`."""
+    ENSEMBLE_SIZE = "ensemble_size"
+    """`max_ensemble_size` is reached."""
+    CONFIDENCE = "confidence"
+    """The calibrated top probability reached `min_confidence`."""
+    DRAIN = "drain"
+    """The service shuts down."""
+    ERROR = "error"
+    """The next step failed; the prediction stands on the leaves before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a request may spend; None leaves that budget open."""
+
+    deadline: float | None = None
+    """Instant (monotonic seconds) by which the answer is due."""
+    max_flops: int | None = None
+    """Multiply-adds that may be spent on the image; exact, never exceeded."""
+    max_ensemble_size: int | None = None
+    """Leaves to average at most."""
+    min_confidence: float | None = None
+    """Calibrated top probability (0..1) that is enough to stop."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """The engine's handle of one admitted request, for `Engine.cancel` and to tell updates apart."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Refinement:
+    """The prediction of the first `ensemble_size` leaves."""
+
+    ensemble_size: int
+    flops: int
+    """Multiply-adds spent on this image so far."""
+    probabilities: NDArray[np.float32]
+    """(K,) calibrated: softmax(y_n / T_n), y_n the mean logits of the first n leaves."""
+    stop_reason: StopReason | None
+    """None: more may come. Anything else: this was the last."""
+    started_at: float | None
+    """When the first step began."""
+    first_at: float
+    """When the first leaf was done."""
+    at: float
+    """When this refinement was done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Failure:
+    """The end of a request that never got a leaf."""
+
+    error: ServiceError
+    at: float
+
+
+Update = Refinement | Failure
+"""What a listener hears of a request: refinements, of which the last has a stop reason, or one failure."""
