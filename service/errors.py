@@ -4,26 +4,39 @@
     ├── SettingsError          the configuration makes no sense; raised at start-up
     ├── RunnerError            a step's graph cannot be loaded or failed while it ran; names the file
     ├── RequestError           the request cannot be served as it stands: the client must change it
-    │   └── BudgetError        its budget allows not even the first leaf, or names no ensemble size
+    │   ├── BudgetError        its budget allows not even the first leaf, or names no ensemble size
+    │   ├── MalformedError     its body is not what its Content-Type says
+    │   ├── InvalidError       a field or an image of it is not valid; names each fault
+    │   ├── TooLargeError      more bytes or pixels than the service takes
+    │   ├── FormatError        a kind of body, or an image format, that the service does not read
+    │   └── UnauthorizedError  no API key, or a wrong one
     ├── UnavailableError       a good request at a bad moment: the client may try again
     │   ├── QueueFullError     every waiting place is taken; says when to come back
+    │   ├── StartingError      the model is not loaded and measured yet
     │   └── DrainingError      the service is shutting down
     └── DeadlineMissedError    not one leaf could be computed by the deadline
 
 One table in the HTTP layer maps these to statuses.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 __all__ = [
     "BudgetError",
     "DeadlineMissedError",
     "DrainingError",
+    "FormatError",
+    "InvalidError",
+    "MalformedError",
     "QueueFullError",
     "RequestError",
     "RunnerError",
     "ServiceError",
     "SettingsError",
+    "StartingError",
+    "TooLargeError",
+    "UnauthorizedError",
     "UnavailableError",
 ]
 
@@ -53,6 +66,30 @@ class BudgetError(RequestError, ValueError):
     """A budget that allows not even the first leaf, or that no model can spend."""
 
 
+class MalformedError(RequestError):
+    """A body that is not what its Content-Type says."""
+
+
+class InvalidError(RequestError):
+    """Fields or images that are not valid: `faults` maps each (`body.deadline_ms`, `image`) to what is wrong with it."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{field}: {fault}" for field, fault in faults.items()))
+        self.faults = dict(faults)
+
+
+class TooLargeError(RequestError):
+    """More bytes or pixels than the service takes."""
+
+
+class FormatError(RequestError):
+    """A kind of body, or an image format, that the service does not read."""
+
+
+class UnauthorizedError(RequestError):
+    """No API key, or a wrong one."""
+
+
 class UnavailableError(ServiceError):
     """The request is fine; the service cannot take it now."""
 
@@ -63,6 +100,13 @@ class QueueFullError(UnavailableError):
     def __init__(self, retry_after: float) -> None:
         super().__init__("the queue is full")
         self.retry_after = retry_after
+
+
+class StartingError(UnavailableError):
+    """The model is not loaded and measured yet."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is starting")
 
 
 class DrainingError(UnavailableError):
