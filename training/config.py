@@ -1,0 +1,158 @@
+"""Every setting of a training run, defined once: the flags, what a checkpoint remembers, the paper's defaults.
+
+`TrainConfig` is frozen. What is None follows from the dataset; `resolved` fills it in, into a new object, and that
+one is stored with the run. Fields marked free (where the data lies, how many workers) may change on resuming; all
+others decide the weights and may not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from training.errors import ConfigError
+
+__all__ = ["DatasetName", "LossName", "TrainConfig", "settings"]
+
+DatasetName = Literal["cifar10", "cifar100", "imagenet", "folder"]
+LossName = Literal["i", "s", "d", "hd"]
+Switch = Literal["auto", "on", "off"]
+Precision = Literal["bf16", "float32"]
+
+# Appendix A, "Hyper-parameter settings". A folder is trained like CIFAR. The held-out fractions are MSDNet's:
+# 5,000 of CIFAR's 50,000 training images, 50,000 of ImageNet's 1.28 million.
+_CIFAR: dict[str, Any] = {"epochs": 200, "batch_size": 128, "weight_decay": 5e-4, "held_out": 0.1}
+_IMAGENET: dict[str, Any] = {"epochs": 120, "batch_size": 256, "weight_decay": 1e-5, "held_out": 0.04}
+PAPER: Mapping[DatasetName, dict[str, Any]] = MappingProxyType(
+    {"cifar10": _CIFAR, "cifar100": _CIFAR, "imagenet": _IMAGENET, "folder": _CIFAR}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a field is for, as its flag's help. A free field may change on resuming; it does not decide the weights."""
+
+    help: str
+    free: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Settings of one run; the help texts are the documentation of the fields.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    architecture: Annotated[str, Setting("architecture: hne, hne_small, hne_tiny or hne_mobilenetv2")] = "hne_small"
+    branching: Annotated[
+        tuple[int, ...] | None,
+        Setting("another tree: a branching factor per block, such as 1,1,1,16,1 (default: the architecture's)"),
+    ] = None
+    dataset: Annotated[
+        DatasetName,
+        Setting(
+            "cifar10 and cifar100 are downloaded; imagenet is read as torchvision does; "
+            "folder is any folder with train/CLASS/IMAGE, and test/ or val/ beside train/"
+        ),
+    ] = "cifar10"
+    data: Annotated[Path, Setting("where the dataset lies, or is downloaded to", free=True)] = Path("data")
+    held_out: Annotated[
+        float | None,
+        Setting("fraction of the training images kept for temperatures and thresholds (default: 0.1; ImageNet 0.04)"),
+    ] = None
+    loss: Annotated[
+        LossName,
+        Setting(
+            "i: independent (Eq. 3); s: structured (4); d: distillation (5); hd: hierarchical distillation (6). "
+            "d and hd are mixed with i by alpha"
+        ),
+    ] = "hd"
+    alpha: Annotated[float, Setting("weight of the distillation loss, 0..1; Eq. 3 has the rest")] = 0.5
+    temperature: Annotated[float, Setting("temperature T of the teacher's soft labels")] = 2.0
+    epochs: Annotated[int | None, Setting("passes over the training images (default: 200; ImageNet 120)")] = None
+    batch_size: Annotated[int | None, Setting("images per step (default: 128; ImageNet 256)")] = None
+    lr: Annotated[float, Setting("peak learning rate; falls to zero along a cosine")] = 0.1
+    warmup_epochs: Annotated[float, Setting("epochs over which the learning rate first rises linearly")] = 0.0
+    momentum: Annotated[float, Setting("momentum of SGD")] = 0.9
+    weight_decay: Annotated[float | None, Setting("L2 penalty (default: 5e-4; ImageNet 1e-5)")] = None
+    precision: Annotated[Precision, Setting("bf16 autocast (fast on GPUs and recent CPUs) or float32")] = "bf16"
+    seed: Annotated[int, Setting("decides initial weights, order and augmentation")] = 0
+    device: Annotated[str, Setting("cpu, cuda, cuda:1, ...; auto: a GPU if there is one", free=True)] = "auto"
+    compile: Annotated[
+        Switch, Setting("torch.compile; auto: on a GPU only (on CPUs eager was measured faster)", free=True)
+    ] = "auto"
+    threads: Annotated[int | None, Setting("CPU threads of PyTorch (default: its own choice)", free=True)] = None
+    workers: Annotated[int, Setting("processes that decode images larger than 64 pixels", free=True)] = 8
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(TrainConfig).items():
+            if get_origin(hint) is Literal:
+                self._require(name, getattr(self, name) in get_args(hint), f"choose one of {', '.join(get_args(hint))}")
+        self._require("alpha", 0 <= self.alpha <= 1, "must lie in 0..1")
+        for name in ("temperature", "lr", "epochs", "batch_size", "threads"):
+            value = getattr(self, name)
+            self._require(name, value is None or value > 0, "must be positive")
+        for name in ("weight_decay", "warmup_epochs", "workers", "seed"):
+            value = getattr(self, name)
+            self._require(name, value is None or value >= 0, "must not be negative")
+        self._require("momentum", 0 <= self.momentum < 1, "must lie in 0..1, below 1")
+        self._require("held_out", self.held_out is None or 0 < self.held_out < 1, "must be a fraction between 0 and 1")
+        if self.epochs is not None:
+            self._require("warmup_epochs", self.warmup_epochs < self.epochs, "must be shorter than the training")
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: {rule}")
+
+    def resolved(self) -> Self:
+        """A copy in which the paper's settings for the dataset stand where nothing was chosen."""
+        missing = {name: value for name, value in PAPER[self.dataset].items() if getattr(self, name) is None}
+        return replace(self, **missing)
+
+    def to_json(self) -> str:
+        """As stored in checkpoints."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: not JSON, a setting this version does not know, or a value out of range.
+        """
+        try:
+            values: dict[str, Any] = dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"stored settings are unreadable: {error}") from error
+        if unknown := values.keys() - {item.name for item in fields(cls)}:
+            raise ConfigError(f"unknown settings {', '.join(sorted(unknown))}: written by another version?")
+        if "data" in values:
+            values["data"] = Path(values["data"])
+        if values.get("branching") is not None:
+            values["branching"] = tuple(values["branching"])
+        return cls(**values)
+
+    def resumed_with(self, chosen: dict[str, Any]) -> Self:
+        """These stored settings with the free ones replaced by what the user chose now.
+
+        Raises:
+            ConfigError: a setting that decides the weights was chosen differently.
+        """
+        free = {name for name, setting in settings().items() if setting.free}
+        for name, value in chosen.items():
+            if name not in free and value != (stored := getattr(self, name)):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} {value}: the run was started with {stored}; "
+                    "leave the flag out to resume it, or choose another --out for a new run"
+                )
+        return replace(self, **{name: value for name, value in chosen.items() if name in free})
+
+
+def settings() -> dict[str, Setting]:
+    """What each field of `TrainConfig` is for."""
+    return {name: get_args(hint)[1] for name, hint in get_type_hints(TrainConfig, include_extras=True).items()}

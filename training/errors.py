@@ -1,0 +1,30 @@
+"""What can go wrong in training, as exceptions whose message says what to do.
+
+TrainingError
+├── ConfigError     a setting, or a combination of settings, makes no sense
+├── DataError       a dataset is missing, empty or unreadable
+├── RunError        a run folder cannot be started, resumed or evaluated
+└── ExportError     a model cannot be made into a package
+"""
+
+__all__ = ["ConfigError", "DataError", "ExportError", "RunError", "TrainingError"]
+
+
+class TrainingError(Exception):
+    """Base of every error that training raises for bad input."""
+
+
+class ConfigError(TrainingError):
+    """A setting that is unknown, out of range or contradicts another."""
+
+
+class DataError(TrainingError):
+    """A dataset that is missing, empty or holds an unreadable image."""
+
+
+class RunError(TrainingError):
+    """A run folder that is in the way, absent, or belongs to other settings."""
+
+
+class ExportError(TrainingError):
+    """A package that is in the way, or a graph that does not compute what the model computes."""

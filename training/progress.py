@@ -1,0 +1,89 @@
+"""What a person sees of a run: the progress bar, and `log.csv`, which pandas and spreadsheets open.
+
+The log has a row every few steps and one at the end of each epoch, with the accuracies. On resuming, rows after the
+checkpoint are dropped, so a run that was killed leaves the same log as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+__all__ = ["LOG_FILE", "LogRow", "Progress"]
+
+LOG_FILE = "log.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRow:
+    """One row. `step` counts from the start of the run; loss is the mean since the previous row of the epoch."""
+
+    step: int
+    epoch: float
+    seconds: float
+    lr: float
+    images_per_second: float
+    loss: float
+    accuracy_1: float | None = None
+    accuracy_full: float | None = None
+
+
+class Progress:
+    """Progress bar and log of one run; a context manager."""
+
+    def __init__(self, folder: Path, *, images: int, done: int, step: int) -> None:
+        self._path = folder / LOG_FILE
+        kept = self._rows_until(step)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_name(f".{LOG_FILE}.part")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [item.name for item in fields(LogRow)])
+            writer.writeheader()
+            writer.writerows(kept)
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, [item.name for item in fields(LogRow)])
+        # A bar that is not watched (output to a file) need not be redrawn ten times a second.
+        self._bar = tqdm(
+            total=images, initial=done, unit="img", desc="training", mininterval=0.1 if sys.stderr.isatty() else 60
+        )
+        self._accuracies: dict[str, str] = {}
+
+    def advance(self, images: int) -> None:
+        """Some more images have been trained on."""
+        self._bar.update(images)
+
+    def record(self, row: LogRow) -> None:
+        """Append a row and show its figures."""
+        self._writer.writerow({name: _short(value) for name, value in asdict(row).items()})
+        self._file.flush()
+        if row.accuracy_1 is not None and row.accuracy_full is not None:
+            self._accuracies = {"N=1": f"{row.accuracy_1:.2%}", "N=all": f"{row.accuracy_full:.2%}"}
+        self._bar.set_postfix({"epoch": f"{row.epoch:.1f}", "loss": f"{row.loss:.3f}", **self._accuracies})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        self._file.close()
+
+    def _rows_until(self, step: int) -> list[dict[str, str]]:
+        if not step or not self._path.is_file():
+            return []
+        with self._path.open(newline="", encoding="utf-8") as file:
+            # A kill can leave a last row without its end: its step is then past the checkpoint, or not a number.
+            return [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
+
+
+def _short(value: float | None) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,0 +1,101 @@
+"""The resumable state of a run, on disk: one safetensors file in the run's folder, replaced atomically.
+
+It holds weights, momentum, settings, what the data looked like and the position. Random numbers follow from seed and
+position (`randomness`), the learning rate from the position, so nothing else is needed to continue bit for bit.
+`evaluate` and `export` read the same file, at any moment of the training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from model_core.checkpoint import model_from, read_tensors, write_tensors
+from model_core.errors import CheckpointError
+from model_core.grouped import HierarchicalEnsemble
+from model_core.package import Preprocessing
+from training.config import TrainConfig
+from training.errors import ConfigError
+
+__all__ = ["STATE_FILE", "DataCard", "Position", "RunState"]
+
+STATE_FILE = "run.safetensors"
+MODEL, MOMENTUM = "model.", "momentum."
+
+
+class Position(NamedTuple):
+    """The next batch: `step` of `epoch`, both from 0, after `seconds` of training."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+class DataCard(BaseModel):
+    """What a model has to know of its training data once the data is gone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    train: int
+    held_out: int
+    test: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Everything a run needs to continue. `momentum` is by parameter name, empty before the first step."""
+
+    config: TrainConfig
+    data: DataCard
+    position: Position
+    model: HierarchicalEnsemble
+    momentum: dict[str, Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Write the state; a crash meanwhile leaves the previous one."""
+        tensors = {MODEL + name: tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {MOMENTUM + name: tensor for name, tensor in self.momentum.items()}
+        metadata = {
+            "spec": self.model.spec.model_dump_json(),
+            "config": self.config.to_json(),
+            "data": self.data.model_dump_json(),
+            "epoch": str(self.position.epoch),
+            "step": str(self.position.step),
+            "seconds": str(self.position.seconds),
+        }
+        write_tensors(folder / STATE_FILE, tensors, metadata)
+
+    @classmethod
+    def load(cls, folder: Path) -> RunState:
+        """Read a state.
+
+        Raises:
+            CheckpointError: there is none, or it is corrupt or incomplete.
+        """
+        path = folder / STATE_FILE
+        tensors, metadata = read_tensors(path)
+        try:
+            config = TrainConfig.from_json(metadata["config"])
+            data = DataCard.model_validate_json(metadata["data"])
+            position = Position(int(metadata["epoch"]), int(metadata["step"]), float(metadata["seconds"]))
+        except KeyError as error:
+            raise CheckpointError(path, f"is no training run: no {error} in its header") from error
+        except (ConfigError, ValidationError, ValueError) as error:
+            raise CheckpointError(path, f"has a damaged header: {error}") from error
+        return cls(
+            config=config,
+            data=data,
+            position=position,
+            model=model_from(path, _part(tensors, MODEL), metadata["spec"]),
+            momentum=_part(tensors, MOMENTUM),
+        )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

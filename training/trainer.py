@@ -1,0 +1,229 @@
+"""The training loop: train -> train_epoch -> train_step.
+
+A step: batch -> leaf logits (L, B, K) -> loss -> optimizer. Nothing in it waits for the device; losses are added up
+there and fetched for the log only. The loop stops between two steps, for a signal or the time limit, and what it has
+saved by then continues to the same weights as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model_core.build import build_model
+from model_core.grouped import HierarchicalEnsemble
+from model_core.spec import ModelSpec
+from training.config import TrainConfig
+from training.data import ImageDataset
+from training.errors import ConfigError, RunError
+from training.evaluation import leaf_logits, prefix_accuracies
+from training.losses import objective
+from training.progress import LogRow, Progress
+from training.randomness import MODEL, mixed_seed
+from training.run_state import DataCard, Position, RunState
+from training.schedule import learning_rate
+
+__all__ = ["RunOptions", "Trainer", "new_run"]
+
+LOG_STEPS = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes the weights."""
+
+    out: Path
+    save_seconds: float = 300.0
+    """Longest time between two saves; there is one after each epoch too."""
+    max_seconds: float | None = None
+    stop_requested: Callable[[], bool] = lambda: False
+    """Asked after every step, for signals."""
+    clock: Callable[[], float] = time.monotonic
+
+
+def new_run(config: TrainConfig, spec: ModelSpec, data: ImageDataset) -> RunState:
+    """The state before the first step: initial weights drawn from the seed."""
+    torch.manual_seed(mixed_seed(config.seed, MODEL))
+    return RunState(config=config, data=data_card(data), position=Position(), model=build_model(spec), momentum={})
+
+
+def data_card(data: ImageDataset) -> DataCard:
+    """What a run remembers of its data."""
+    return DataCard(
+        class_names=data.class_names,
+        preprocessing=data.preprocessing,
+        train=len(data.train),
+        held_out=len(data.held_out),
+        test=len(data.test),
+    )
+
+
+class Trainer:
+    """Continues a run from its state, new or loaded.
+
+    Raises:
+        RunError: the data is not what the run was started with.
+        ConfigError: less than one batch of training images.
+    """
+
+    def __init__(self, state: RunState, data: ImageDataset, options: RunOptions, device: torch.device) -> None:
+        config = state.config
+        if data_card(data) != state.data:
+            raise RunError(
+                "the dataset has changed since the run was started: its classes, or its images' number or pixels"
+            )
+        assert config.batch_size is not None
+        assert config.epochs is not None
+        assert config.weight_decay is not None
+        self.config, self.data, self.options, self.device = config, data, options, device
+        self.epochs, self.batch_size = config.epochs, config.batch_size
+        self.steps_per_epoch = len(data.train) // self.batch_size
+        if not self.steps_per_epoch:
+            raise ConfigError(f"--batch-size {self.batch_size}: there are only {len(data.train)} training images")
+        self.position = state.position
+        self.model: HierarchicalEnsemble = state.model.to(device).to(memory_format=torch.channels_last)
+        # The one place that wraps the model: several GPUs would be a DistributedDataParallel here.
+        self.forward: Callable[[Tensor], Tensor] = self.model
+        if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
+            self.forward = torch.compile(self.model)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        for name, parameter in self.model.named_parameters():
+            if name in state.momentum:
+                # Laid out like the parameter, as the optimizer itself would.
+                buffer = torch.empty_like(parameter).copy_(state.momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self._sizes = self.model.tree.nested_sizes()
+        self._loss_sum = torch.zeros((), device=device)
+        self._loss_steps = 0
+        self._logged = self.position.seconds
+        self._begun = self._moved = self._saved = options.clock()
+
+    def train(self) -> bool:
+        """Train to the end, or until stopped; saved in either case.
+
+        Returns:
+            Whether the run is complete.
+        """
+        self._begun = self._moved = self._saved = self.options.clock()
+        done = self.position.epoch * self.steps_per_epoch + self.position.step
+        with Progress(
+            self.options.out,
+            images=self.epochs * self.steps_per_epoch * self.batch_size,
+            done=done * self.batch_size,
+            step=done,
+        ) as progress:
+            while self.position.epoch < self.epochs and not self._must_stop():
+                self.train_epoch(progress)
+            self.save()
+        return self.position.epoch == self.epochs
+
+    def train_epoch(self, progress: Progress) -> None:
+        """Train from the current position to the end of its epoch, evaluate and save; or until stopped."""
+        epoch, start = self.position.epoch, self.position.step
+        batches = self.data.train.training_batches(self.batch_size, seed=self.config.seed, epoch=epoch, start=start)
+        self.model.train()
+        for step, (images, labels) in enumerate(batches, start):
+            self.train_step(images, labels)
+            progress.advance(len(labels))
+            if step + 1 == self.steps_per_epoch:
+                break
+            self._move_to(epoch, step + 1)
+            if (step + 1) % LOG_STEPS == 0:
+                self._log(progress)
+            if self._must_stop():
+                return
+            if self.options.clock() - self._saved >= self.options.save_seconds:
+                self.save()
+        self._move_to(epoch + 1, 0)
+        self._log(progress, accuracies=prefix_accuracies(*leaf_logits(self.model, self.data.held_out, bf16=self._bf16)))
+        self.save()
+
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
+        """One step of stochastic gradient descent, at the current position."""
+        config, (epoch, step, _) = self.config, self.position
+        torch.manual_seed(mixed_seed(config.seed, MODEL, epoch, step))  # for blocks that draw, such as dropout
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            logits = self.forward(images)
+        loss = objective(
+            config.loss,
+            logits.float(),
+            labels,
+            sizes=self._sizes,
+            alpha=config.alpha,
+            temperature=config.temperature,
+        )
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self._loss_sum += loss.detach()
+        self._loss_steps += 1
+
+    def save(self) -> None:
+        """Write the run's state to disk."""
+        parameters = dict(self.model.named_parameters())
+        momentum = {
+            name: self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in parameters.items()
+            if parameter in self.optimizer.state
+        }
+        state = RunState(
+            config=self.config,
+            data=data_card(self.data),
+            position=self.position,
+            model=self.model,
+            momentum=momentum,
+        )
+        state.save(self.options.out)
+        self._saved = self.options.clock()
+
+    @property
+    def _bf16(self) -> bool:
+        return self.config.precision == "bf16"
+
+    def _learning_rate(self) -> float:
+        """In the middle of the current step, so that neither the first nor the last is wasted at zero."""
+        epoch, step, _ = self.position
+        return learning_rate(
+            epoch + (step + 0.5) / self.steps_per_epoch,
+            peak=self.config.lr,
+            epochs=self.epochs,
+            warmup_epochs=self.config.warmup_epochs,
+        )
+
+    def _move_to(self, epoch: int, step: int) -> None:
+        now = self.options.clock()
+        self.position = Position(epoch, step, self.position.seconds + now - self._moved)
+        self._moved = now
+
+    def _must_stop(self) -> bool:
+        limit = self.options.max_seconds
+        late = limit is not None and self.options.clock() - self._begun >= limit
+        return late or self.options.stop_requested()
+
+    def _log(self, progress: Progress, accuracies: Sequence[float] | None = None) -> None:
+        """Write a row of the log. The only place that waits for the device."""
+        epoch, step, seconds = self.position
+        images = self._loss_steps * self.batch_size
+        progress.record(
+            LogRow(
+                step=epoch * self.steps_per_epoch + step,
+                epoch=epoch + step / self.steps_per_epoch,
+                seconds=seconds,
+                lr=self.optimizer.param_groups[0]["lr"],
+                images_per_second=images / (seconds - self._logged),
+                loss=self._loss_sum.item() / self._loss_steps,
+                accuracy_1=accuracies[0] if accuracies else None,
+                accuracy_full=accuracies[-1] if accuracies else None,
+            )
+        )
+        self._loss_sum.zero_()
+        self._loss_steps, self._logged = 0, self.position.seconds
