@@ -50,9 +50,11 @@ $(BIN)/python:
 
 # Serving needs no torch, so it starts from a light install; the rest comes on top in the same environment.
 $(VENV)/.serve: pyproject.toml | $(BIN)/python
-	$(PIP) --editable .
+	@echo "Installing the service into $(VENV); only the first run does"
+	@$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
-	$(PIP) --editable '.[train,dev]'
+	@echo "Installing training and the checks into $(VENV): torch is large, this takes minutes; only the first run does"
+	@$(PIP) --editable '.[train,dev]'
 	@touch $@

@@ -1,0 +1,89 @@
+"""Dashboard and rules ask only for what the service exports, by names and labels."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from deploy.grafana.check_queries import DASHBOARD, queries
+from model_core.package import Package
+from service.metrics import Recorder
+from service.request import Refinement, StopReason
+
+ROOT = Path(__file__).parents[2]
+METRIC = re.compile(r"\b(?:hne_\w+|up)\b")
+GROUPS: list[dict[str, Any]] = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
+RULES = [rule for group in GROUPS for rule in group["rules"]]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_package: Path) -> dict[str, set[str]]:
+    """Every series that the service exports once each kind of thing happened: metric name to label names."""
+    package = Package.load(tiny_package)
+    recorder = Recorder(package, CollectorRegistry())
+    answer = Refinement(
+        ensemble_size=1,
+        flops=1,
+        probabilities=np.full(10, 0.1, np.float32),
+        stop_reason=StopReason.COMPLETE,
+        started_at=0.0,
+        first_at=0.0,
+        at=0.0,
+    )
+    recorder.step(ensemble_size=1, batch=1, seconds=0.0, flops=1)
+    recorder.answered(answer, overrun=0.0)
+    recorder.rejected("queue_full")
+    recorder.request(endpoint="predict", outcome="ok", seconds=0.0)
+    names: dict[str, set[str]] = {"up": {"job", "instance"}}
+    for family in recorder.registry.collect():
+        for sample in family.samples:
+            names.setdefault(sample.name, set()).update(sample.labels)
+    return names
+
+
+def expressions() -> list[str]:
+    return [query.expression for query in queries()] + [rule["expr"] for rule in RULES]
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_expression_asks_for_exported_metrics(expression: str, exported: dict[str, set[str]]) -> None:
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    names = set(METRIC.findall(re.sub(r"\bhne(:\w+)+", "", expression)))
+    assert names <= exported.keys()
+    assert set(re.findall(r"\bhne:[\w:]+", expression)) <= recorded
+    labels = set().union(*(exported[name] for name in names))
+    grouped = {label.strip() for by in re.findall(r"\bby \(([^)]*)\)", expression) for label in by.split(",")}
+    assert grouped | set(re.findall(r"(\w+)=~?\"", expression)) <= labels
+
+
+def test_bucket_that_stands_for_on_time_exists(tiny_package: Path) -> None:
+    recorder = Recorder(Package.load(tiny_package), CollectorRegistry())
+    asked = {le for query in queries() for le in re.findall(r"le=\"([^\"]+)\"", query.expression)}
+    for bound in asked:
+        assert recorder.registry.get_sample_value("hne_deadline_overrun_seconds_bucket", {"le": bound}) == 0
+
+
+def test_dashboard_shows_every_metric(exported: dict[str, set[str]]) -> None:
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for q in queries() for name in METRIC.findall(q.expression)}
+    kinds = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exported if not name.endswith("_created")}
+    assert kinds - {"up"} == shown
+
+
+def test_panels_are_told_apart_and_do_not_overlap() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (panel["gridPos"]["x"] + column, panel["gridPos"]["y"] + row)
+        for panel in panels
+        for column in range(panel["gridPos"]["w"])
+        for row in range(panel["gridPos"]["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
