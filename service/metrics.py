@@ -1,0 +1,138 @@
+"""The recorder: turns the plain statistics of engine, delivery and HTTP layer into Prometheus metrics.
+
+Everyone calls methods with plain numbers (seconds, counts, multiply-adds); only this file knows metric names.
+The registry is handed in, so that every service and every test has its own. No label ever holds a request or a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary
+
+from model_core.package import Package
+from service.request import Refinement, StopReason
+
+__all__ = ["Recorder"]
+
+REQUEST_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
+STEP_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+OVERRUN_SECONDS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+class Recorder:
+    """All metrics of one served model, on one registry."""
+
+    def __init__(self, package: Package, registry: CollectorRegistry) -> None:
+        manifest = package.manifest
+        sizes = tuple(manifest.spec.tree.ensemble_sizes)
+        self.registry = registry
+        self._accuracy = {row.ensemble_size: row.accuracy for row in manifest.table}
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+        self._requests = Counter(
+            "hne_requests_total",
+            "Requests answered, by endpoint and outcome",
+            ("endpoint", "outcome"),
+            registry=registry,
+        )
+        self._request_seconds = histogram(
+            "hne_request_duration_seconds", "From a request's head to the end of its answer", REQUEST_SECONDS
+        )
+        self._queue_seconds = histogram(
+            "hne_queue_duration_seconds", "From admission to the start of the first step", REQUEST_SECONDS
+        )
+        self._first_seconds = histogram(
+            "hne_first_prediction_seconds", "From admission to the first leaf", REQUEST_SECONDS
+        )
+        self._sizes = histogram("hne_ensemble_size", "Leaves averaged in the answers", sizes)
+        self._expected_accuracy = Summary(
+            "hne_expected_accuracy", "Held-out accuracy of the ensemble sizes served", registry=registry
+        )
+        self._stops = Counter("hne_stops_total", "Answers, by what ended them", ("reason",), registry=registry)
+        for reason in StopReason:
+            self._stops.labels(reason=reason.value)
+        self._missed = Counter("hne_deadline_missed_total", "Requests without one leaf in time", registry=registry)
+        self._overrun = histogram(
+            "hne_deadline_overrun_seconds", "How late answers with a deadline were; 0 is on time", OVERRUN_SECONDS
+        )
+        steps = histogram(
+            "hne_step_duration_seconds", "One engine step, by ensemble size reached", STEP_SECONDS, ("ensemble_size",)
+        )
+        self._step_seconds = {size: steps.labels(ensemble_size=str(size)) for size in sizes}
+        self._step_batch = histogram("hne_step_batch_size", "Requests that shared a step", BATCHES)
+        self._flops = Counter("hne_flops_total", "Multiply-adds computed", registry=registry)
+        self._rejections = Counter(
+            "hne_rejections_total", "Requests refused before any work was spent on them", ("reason",), registry=registry
+        )
+        self._queue_depth = Gauge("hne_queue_depth", "Requests waiting for their first step", registry=registry)
+        self._queue_limit = Gauge("hne_queue_limit", "Requests that may wait at most", registry=registry)
+        self._inflight = Gauge("hne_inflight_requests", "Requests admitted and not yet answered", registry=registry)
+        self._allowed = Gauge(
+            "hne_ensemble_size_allowed",
+            "Ensemble size that a request arriving now would reach within the reference deadline, "
+            "if everyone in the engine advanced together with it",
+            registry=registry,
+        )
+        Info("hne_model", "The model that is served", registry=registry).info(
+            {"model": manifest.name, "version": manifest.version, "sha256": package.sha256}
+        )
+
+    def watch(
+        self,
+        *,
+        queue_limit: int,
+        queue_depth: Callable[[], float],
+        inflight: Callable[[], float],
+        ensemble_size_allowed: Callable[[], float],
+    ) -> None:
+        """Gauges that are read from the engine whenever somebody scrapes, at no cost in between."""
+        self._queue_limit.set(queue_limit)
+        self._queue_depth.set_function(queue_depth)
+        self._inflight.set_function(inflight)
+        self._allowed.set_function(ensemble_size_allowed)
+
+    # From the engine
+
+    def step(self, *, ensemble_size: int, batch: int, seconds: float, flops: int) -> None:
+        """One step took `batch` requests to `ensemble_size`; `flops` are those of the whole batch."""
+        self._step_seconds[ensemble_size].observe(seconds)
+        self._step_batch.observe(batch)
+        self._flops.inc(flops)
+
+    def started(self, *, waited: float) -> None:
+        """A request's first step began `waited` seconds after its admission."""
+        self._queue_seconds.observe(waited)
+
+    def first_prediction(self, *, seconds: float) -> None:
+        """A request has its first leaf, `seconds` after its admission."""
+        self._first_seconds.observe(seconds)
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused before any work was spent on it."""
+        self._rejections.labels(reason=reason).inc()
+
+    # From the delivery
+
+    def answered(self, refinement: Refinement, *, overrun: float | None) -> None:
+        """A final refinement was handed out, `overrun` seconds (>= 0) late; None if it had no deadline."""
+        if refinement.stop_reason is not None:
+            self._stops.labels(reason=refinement.stop_reason.value).inc()
+        self._sizes.observe(refinement.ensemble_size)
+        self._expected_accuracy.observe(self._accuracy[refinement.ensemble_size])
+        if overrun is not None:
+            self._overrun.observe(overrun)
+
+    def deadline_missed(self) -> None:
+        """A request's deadline came before its first leaf."""
+        self._missed.inc()
+
+    # From the HTTP layer
+
+    def request(self, *, endpoint: str, outcome: str, seconds: float) -> None:
+        """A request is over, `seconds` after its head arrived. Both labels come from small fixed sets."""
+        self._requests.labels(endpoint=endpoint, outcome=outcome).inc()
+        self._request_seconds.observe(seconds)

@@ -1,0 +1,83 @@
+"""The runner that needs no torch: one ONNX Runtime session per step of a model package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from model_core.package import Package
+from model_core.tree import Segment
+from service.errors import RunnerError
+from service.runners.base import Array
+
+__all__ = ["OnnxRunner"]
+
+FATAL_ONLY = 4
+
+
+class OnnxRunner:
+    """Computes the steps of a package.
+
+    `providers` are ONNX Runtime's, in order of preference; `threads` is the number of threads for one operator.
+
+    Raises:
+        RunnerError: a graph cannot be loaded, or its inputs and outputs are not those of its step.
+    """
+
+    def __init__(
+        self, package: Package, *, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)
+    ) -> None:
+        tree = package.manifest.spec.tree
+        self.segments = tuple(Segment(leaf) for leaf in range(tree.leaves))
+        self.shapes: Mapping[int, tuple[int, ...]]
+        self.max_batch = None
+        options = _options(threads)
+        self._files = [package.step(leaf) for leaf in range(tree.leaves)]
+        self._sessions = [_session(file, options, providers) for file in self._files]
+        shapes: dict[int, tuple[int, ...]] = {}
+        for segment, session, file in zip(self.segments, self._sessions, self._files, strict=True):
+            names = ["logits", *(f"block_{block}" for block in tree.kept_blocks(segment))]
+            found = [output.name for output in session.get_outputs()]
+            if [value.name for value in session.get_inputs()] != ["x"] or found != names:
+                raise RunnerError(file, f"must take x and give {', '.join(names)}, but gives {', '.join(found)}")
+            for block, output in zip(tree.kept_blocks(segment), session.get_outputs()[1:], strict=True):
+                shapes[block] = tuple(output.shape[1:])
+        self.shapes = shapes
+        self._kept = [tree.kept_blocks(segment) for segment in self.segments]
+
+    def run(self, segment: Segment, x: Array) -> tuple[Array, dict[int, Array]]:
+        """See `Runner.run`."""
+        leaf = segment.start
+        try:
+            logits, *kept = self._sessions[leaf].run(None, {"x": x})
+        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            raise RunnerError(self._files[leaf], _first_line(error)) from error
+        return np.asarray(logits)[np.newaxis], dict(zip(self._kept[leaf], kept, strict=True))
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self._sessions.clear()
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = FATAL_ONLY  # every fault is raised as well
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _session(file: Path, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(file, options, providers=list(providers))
+    except Exception as error:  # as above
+        raise RunnerError(file, _first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

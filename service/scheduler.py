@@ -1,0 +1,137 @@
+"""What the engine decides from, and what a decision is. Pure: no torch, no asyncio, no clock, no threads.
+
+The engine keeps `Queues`; before every step it asks `expired` who can take no further step, and a `Policy` which
+batch to run. A simulator can drive the same code on virtual time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from model_core.tree import Segment
+
+__all__ = ["Costs", "Decision", "Entry", "Policy", "Queues", "Situation", "expired", "largest_batch", "seconds_until"]
+
+
+class Entry(NamedTuple):
+    """A request as the scheduler sees it. Sorts by urgency."""
+
+    deadline: float
+    """Monotonic seconds; infinity for none."""
+    number: int
+    """Order of admission, >= 0."""
+
+
+class Costs(Protocol):
+    """Seconds a segment takes for a batch; `service.profile.Profile` measures them."""
+
+    def expected(self, segment: Segment, batch: int) -> float:
+        """What it usually takes."""
+        ...
+
+    def quantile(self, segment: Segment, batch: int) -> float:
+        """What it rarely exceeds: decides whether it still fits before a deadline."""
+        ...
+
+
+class Queues:
+    """The requests that may take a further step, by ensemble size, most urgent first.
+
+    `queues[n]` are those at size n whose FLOP, size and confidence budgets allow step n; `queues[0]` wait for their
+    first leaf. Those of the batch that is running are in none.
+    """
+
+    def __init__(self, leaves: int) -> None:
+        self._queues: list[list[Entry]] = [[] for _ in range(leaves)]
+
+    def __getitem__(self, size: int) -> Sequence[Entry]:
+        return self._queues[size]
+
+    def __iter__(self) -> Iterator[Sequence[Entry]]:
+        return iter(self._queues)
+
+    def __bool__(self) -> bool:
+        return any(self._queues)
+
+    def add(self, size: int, entry: Entry) -> None:
+        """A request may take step `size`."""
+        insort(self._queues[size], entry)
+
+    def remove(self, size: int, entry: Entry) -> None:
+        """A request takes its step, or leaves. It must be there."""
+        queue = self._queues[size]
+        index = bisect_left(queue, entry)
+        assert queue[index] == entry
+        del queue[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """All that a policy may look at."""
+
+    queues: Queues
+    costs: Costs
+    now: float
+    max_batch: int
+    free_slots: int
+    """How many of `queues[0]` can be given a slot."""
+    steps_run: int
+    """How many steps the engine has run so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Run this segment for these requests, all of `queues[segment.start]`."""
+
+    segment: Segment
+    entries: Sequence[Entry]
+
+
+class Policy(Protocol):
+    """Chooses the next batch."""
+
+    def __call__(self, situation: Situation) -> Decision | None:
+        """The next batch: at least one request, no more than `max_batch` (and `free_slots` for step 0), each of which
+        can finish the segment before its deadline by the quantile. None if no queued request can run.
+        """
+        ...
+
+
+def expired(queues: Queues, costs: Costs, now: float) -> list[tuple[int, Entry]]:
+    """The requests, with their sizes, that could not finish their next step in time even if it ran alone and now."""
+    late: list[tuple[int, Entry]] = []
+    for size, queue in enumerate(queues):
+        if queue:
+            cut = bisect_left(queue, _first_due(now + costs.quantile(Segment(size), 1)))
+            late.extend((size, entry) for entry in queue[:cut])
+    return late
+
+
+def largest_batch(queue: Sequence[Entry], segment: Segment, costs: Costs, now: float, limit: int) -> Sequence[Entry]:
+    """The largest batch of a queue that makes all its deadlines; the most urgent of those that can be in it."""
+    for size in range(min(len(queue), limit), 0, -1):
+        first = bisect_left(queue, _first_due(now + costs.quantile(segment, size)))
+        if first + size <= len(queue):
+            return queue[first : first + size]
+    return ()
+
+
+def seconds_until(queues: Queues, costs: Costs, size: int, max_batch: int, *, arriving: int = 0) -> float:
+    """Expected seconds until everyone queued, and `arriving` more, has reached an ensemble size in full batches."""
+    seconds, behind = 0.0, arriving
+    for step in range(size):
+        behind += len(queues[step])
+        full, rest = divmod(behind, max_batch)
+        if full:
+            seconds += full * costs.expected(Segment(step), max_batch)
+        if rest:
+            seconds += costs.expected(Segment(step), rest)
+    return seconds
+
+
+def _first_due(instant: float) -> Entry:
+    """Sorts before every request due at that instant or later, after all others."""
+    return Entry(instant, -1)

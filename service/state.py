@@ -1,0 +1,61 @@
+"""What an engine is set to, and what it looks like from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.errors import SettingsError
+
+__all__ = ["EngineSettings", "EngineState", "StepProfile"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Limits of one engine.
+
+    Raises:
+        SettingsError: a value is out of range.
+    """
+
+    max_active: int = 256
+    """Slots: requests that hold activations at a time."""
+    max_waiting: int = 512
+    """Requests that may wait for their first step; more are refused."""
+    max_batch: int = 32
+    """Requests that share one step."""
+    reference_deadline: float = 0.1
+    """Seconds; the gauge of the allowed ensemble size tells how deep a new request would get in this time."""
+    profile_seconds: float = 2.0
+    """Seconds that may go into measuring the profile at start-up."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_active", "max_waiting", "max_batch", "reference_deadline", "profile_seconds"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepProfile:
+    """What the profile knows of the step that reaches `ensemble_size`: seconds by measured batch size."""
+
+    ensemble_size: int
+    expected: dict[int, float]
+    quantile: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """A look at the engine from outside."""
+
+    settings: EngineSettings
+    memory_bytes: int
+    """What the slot pool reserves."""
+    active: int
+    """Requests that hold a slot."""
+    waiting: int
+    """Requests that wait for their first step."""
+    draining: bool
+    ensemble_size_allowed: int
+    """The ensemble size that a request arriving now would reach within the reference deadline, if everyone in the
+    engine advanced together with it. N at idle on a machine fast enough for the deadline, 0 if not even one leaf."""
+    profile: tuple[StepProfile, ...]
