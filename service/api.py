@@ -1,0 +1,168 @@
+"""API: the routes. `submit` has done the work before one of these answers; see `service.submission`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from prometheus_client.exposition import choose_encoder
+from pydantic import TypeAdapter
+
+from service.delivery import Mailbox
+from service.errors import DeadlineMissedError
+from service.lifecycle import Service
+from service.problems import Problem, problem_of, problem_responses
+from service.schemas import Answer, Limits, ModelCard, ModelList, SizeFigures, StepTimes
+from service.stream import EVENT_STREAM, EventStream, events, until_disconnect
+from service.submission import Authorized, Submission, Submitted, service_of
+from service.upload import REQUEST_BODY
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+Answers = Answer | list[Answer | Problem]
+EXAMPLE_EVENTS = """
+event: start
+id: 0
+data: {"model": "hne_small", "max_ensemble_size": 16, ...}
+
+event: prediction
+id: 1
+data: {"predictions": [...], "ensemble_size": 1, "flops": 13000000, ...}
+
+event: done
+id: 2
+data: {"predictions": [...], "ensemble_size": 16, "stop_reason": "complete", ...}
+""".lstrip()
+STREAM_CONTENT = {EVENT_STREAM: {"schema": {"type": "string"}, "example": EXAMPLE_EVENTS}}
+
+
+def _responses(description: str) -> dict[int | str, dict[str, Any]]:
+    problems = problem_responses(400, 401, 413, 415, 422, 503, 504)
+    return {200: {"description": description, "content": STREAM_CONTENT}, **problems}
+
+
+_answers = TypeAdapter(list[Answer | Problem])
+
+
+@router.post(
+    "/predict",
+    summary="Classify an image within a budget",
+    response_model=Answers,
+    responses=_responses("The deepest prediction in time; of several images a list."),
+    openapi_extra={"requestBody": REQUEST_BODY},
+    tags=["predictions"],
+)
+async def predict(request: Request, submission: Submitted) -> Response:
+    """The deepest prediction that the budget allows.
+
+    With `Accept: text/event-stream` it refines before your eyes, as `/predict/stream`. Of several images, one without a
+    single network in time has a problem in its place of the list; the status is 504 only if all have.
+    """
+    if EVENT_STREAM in request.headers.get("accept", ""):
+        return _stream(submission)
+    async with until_disconnect(request.receive):
+        if submission.is_list:
+            return await _list(submission)
+        refinement = await submission.mailboxes[0].answer()
+    body = submission.answer(refinement).model_dump_json()
+    return Response(
+        body, media_type="application/json", headers={"Server-Timing": submission.server_timing(refinement)}
+    )
+
+
+@router.post(
+    "/predict/stream",
+    summary="Watch a prediction refine",
+    response_class=EventStream,
+    responses=_responses("Events."),
+    openapi_extra={"requestBody": REQUEST_BODY},
+    tags=["predictions"],
+)
+async def predict_stream(submission: Submitted) -> Response:
+    """Server-sent events: `start`, a `prediction` per refinement, then one `done` or `error`.
+
+    Each prediction is cumulative, so a reader that falls behind skips to the latest and loses nothing.
+    """
+    return _stream(submission)
+
+
+@router.get(
+    "/v1/models", summary="What is served, at which cost", responses=problem_responses(401, 503), tags=["models"]
+)
+async def models(service: Authorized) -> ModelList:
+    """Each model with cost, held-out accuracy and expected latency per ensemble size, and the service's limits."""
+    return ModelList(models=[_card(service)])
+
+
+@router.get("/healthz", summary="Is the process alive?", tags=["operation"])
+async def healthz() -> dict[str, str]:
+    """Answers as long as the event loop turns."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", summary="Can it take requests?", responses=problem_responses(503), tags=["operation"])
+async def readyz(service: Annotated[Service, Depends(service_of)]) -> dict[str, str]:
+    """503 until the model is loaded and measured, and again while the service shuts down."""
+    service.check_ready()
+    return {"status": "ready"}
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=["operation"])
+async def metrics(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
+    """In the text format of Prometheus or OpenMetrics."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(service.registry), headers={"Content-Type": content_type})
+
+
+def _stream(submission: Submission) -> Response:
+    return EventStream(events(submission))
+
+
+async def _list(submission: Submission) -> Response:
+    async def one(mailbox: Mailbox) -> Answer | Problem:
+        try:
+            return submission.answer(await mailbox.answer())
+        except DeadlineMissedError as error:
+            return problem_of(error, submission.head.request_id)
+
+    answers = await asyncio.gather(*map(one, submission.mailboxes))
+    if all(isinstance(answer, Problem) for answer in answers):
+        raise DeadlineMissedError
+    return Response(_answers.dump_json(answers), media_type="application/json")
+
+
+def _card(service: Service) -> ModelCard:
+    state, manifest, settings = service.engine.snapshot(), service.package.manifest, service.settings
+    seconds, table = 0.0, []
+    for row, step in zip(manifest.table, state.profile, strict=True):
+        seconds += step.expected[1]
+        table.append(SizeFigures(**row.model_dump(), expected_latency_ms=_ms(seconds)))
+    return ModelCard(
+        name=manifest.name,
+        version=manifest.version,
+        sha256=service.package.sha256,
+        architecture=manifest.spec.name,
+        classes=manifest.spec.classes,
+        class_names=manifest.class_names,
+        input_shape=manifest.spec.input_shape,
+        runner=service.settings.runner,
+        limits=Limits.model_validate(settings, from_attributes=True),
+        evaluated_on=manifest.evaluated_on,
+        table=table,
+        profile=[
+            StepTimes(
+                ensemble_size=step.ensemble_size,
+                expected_ms={batch: _ms(value) for batch, value in step.expected.items()},
+                quantile_ms={batch: _ms(value) for batch, value in step.quantile.items()},
+            )
+            for step in state.profile
+        ],
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

@@ -1,0 +1,89 @@
+"""Arrival: the outermost layer of the app. It stamps a request when its head comes in, and accounts for it at its end.
+
+Pure ASGI, so that it neither buffers a stream nor waits for the body: the deadline counts from this stamp.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["REQUEST_ID", "Arrival", "Head", "head_of"]
+
+REQUEST_ID = "X-Request-Id"
+SANE_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
+
+access_log = logging.getLogger("service.access")
+
+
+@dataclass(slots=True, kw_only=True)
+class Head:
+    """What is known of a request before its body, and how it ended."""
+
+    arrived_at: float
+    """Instant (monotonic seconds) at which the head was complete."""
+    request_id: str
+    """The client's own if it is sane, else a new one."""
+    status: int | None = None
+    """Of the answer; of the problem, where a stream ends in one; None where the client left before."""
+
+
+def head_of(request: HTTPConnection) -> Head:
+    """The stamp of a request."""
+    head: Head = request.scope["state"]["head"]
+    return head
+
+
+class Arrival:
+    """ASGI middleware: a `Head` for every request, `X-Request-Id` on every answer, one call to `on_end` each.
+
+    `on_end(path, head, seconds)` gets the matched route's path, "" if there is none.
+    """
+
+    def __init__(self, app: ASGIApp, *, clock: Callable[[], float], on_end: Callable[[str, Head, float], None]) -> None:
+        self.app = app
+        self._clock = clock
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        head = Head(arrived_at=self._clock(), request_id=_request_id(scope))
+        scope.setdefault("state", {})["head"] = head
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                head.status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = head.request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:
+            head.status = 500
+            raise
+        finally:
+            seconds = self._clock() - head.arrived_at
+            route = getattr(scope.get("route"), "path", "")
+            access_log.info(
+                "method=%s path=%s status=%s duration_ms=%.1f request_id=%s",
+                scope["method"],
+                route or "unmatched",
+                head.status,
+                seconds * 1e3,
+                head.request_id,
+            )
+            self._on_end(route, head, seconds)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(REQUEST_ID, "")
+    return given if SANE_ID.fullmatch(given) else uuid.uuid4().hex

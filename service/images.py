@@ -1,0 +1,134 @@
+"""Images: from the bytes of an upload to the network's input, in a pool of its own beside the event loop.
+
+    decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=..., threads=..., max_waiting=...)
+    x = await decoder.decode(data)        # (3, H, W) float32, normalised
+
+The result is what the model saw in evaluation: torchvision's Resize of the shorter side, CenterCrop, ToTensor and
+Normalize, without torchvision. An image whose shorter side already fits is not resampled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from concurrent.futures import ThreadPoolExecutor
+from threading import BoundedSemaphore
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from model_core.package import Preprocessing
+from service.errors import FormatError, InvalidError, QueueFullError, TooLargeError
+
+__all__ = ["FORMATS", "Decoder"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""The formats that are read. Pillow knows many more, each a parser that an upload could attack."""
+
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+
+DRAFT_FACTOR = 2
+"""A big JPEG is decoded at the smallest scale that leaves this many pixels per pixel of the resized image."""
+
+RETRY_AFTER = 1.0
+"""Seconds until a full pool is worth another try: it drains hundreds of images in that time."""
+
+
+class Decoder:
+    """Decodes and normalises images on a fixed number of threads, with a bounded line before them."""
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        input_shape: tuple[int, int, int],
+        *,
+        max_pixels: int,
+        threads: int,
+        max_waiting: int,
+    ) -> None:
+        _, self._height, self._width = input_shape
+        self._shorter_side = preprocessing.resize_shorter_side
+        self._max_pixels = max_pixels
+        self._places = BoundedSemaphore(threads + max_waiting)
+        Image.init()  # Pillow would load its parsers while the first request waits
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)  # (256, 1)
+        mean, std = (np.asarray(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+        self._normalised = ((levels - mean) / std).T.copy()  # (3, 256): the 256 possible values of each channel
+
+    async def decode(self, data: bytes, name: str = "image") -> NDArray[np.float32]:
+        """The network's input (3, H, W) for an encoded image; `name` is what an error calls it.
+
+        Raises:
+            QueueFullError: too many images wait to be decoded.
+            FormatError, TooLargeError, InvalidError: as `read`.
+        """
+        if not self._places.acquire(blocking=False):
+            raise QueueFullError(RETRY_AFTER)
+        job = self._pool.submit(self.read, data, name)
+        # The place is free when the thread is done, not when the waiter gives up: a thread cannot be interrupted.
+        job.add_done_callback(lambda _: self._places.release())
+        return await asyncio.wrap_future(job)
+
+    def read(self, data: bytes, name: str = "image") -> NDArray[np.float32]:
+        """The same on the calling thread.
+
+        Raises:
+            FormatError: none of `FORMATS`.
+            TooLargeError: more pixels than allowed, known from the head before anything is decoded.
+            InvalidError: truncated or corrupt.
+        """
+        pixels = np.asarray(self._pixels(data, name))  # (H, W, 3) uint8
+        channels = (np.take(table, pixels[..., index]) for index, table in enumerate(self._normalised))
+        return np.stack(list(channels))
+
+    def close(self) -> None:
+        """Stop the threads; images that still wait are dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _pixels(self, data: bytes, name: str) -> Image.Image:
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                self._check_size(image.width, image.height)
+                shorter = self._shorter_side * DRAFT_FACTOR
+                image.draft(None, (shorter, shorter))
+                return self._fit(_opaque(ImageOps.exif_transpose(image)))
+        except UnidentifiedImageError as error:
+            raise FormatError(f"not an image this service reads ({', '.join(FORMATS)})") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise TooLargeError(f"the image has more than the {self._max_pixels} pixels allowed") from error
+        except TooLargeError:
+            raise
+        except Exception as error:  # parsers of hostile bytes raise nearly everything, from struct.error to KeyError
+            raise InvalidError({name: f"cannot be decoded: {error}"}) from error
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        """Shorter side to size (antialiased, bilinear), then the centre, with torchvision's rounding."""
+        shorter, longer = sorted(image.size)
+        if shorter != self._shorter_side:
+            scaled = int(self._shorter_side * longer / shorter)
+            # A thin strip would grow without bound here.
+            self._check_size(self._shorter_side, scaled)
+            portrait = image.width <= image.height
+            size = (self._shorter_side, scaled) if portrait else (scaled, self._shorter_side)
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        if image.size == (self._width, self._height):
+            return image
+        left, top = round((image.width - self._width) / 2), round((image.height - self._height) / 2)
+        return image.crop((left, top, left + self._width, top + self._height))
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._max_pixels:
+            raise TooLargeError(f"the image has {width} x {height} pixels; at most {self._max_pixels} are allowed")
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """RGB of any mode: transparency over `BACKGROUND`, 16 bits a channel scaled to 8."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, BACKGROUND), rgba)
+    return image.convert("RGB")

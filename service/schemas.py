@@ -1,0 +1,156 @@
+"""Schemas: what clients send and receive, as the API's documentation shows it.
+
+Field names and units are those of the engine: FLOPs are multiply-adds for one image, accuracy is a fraction.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+
+from model_core.package import EnsembleFigures
+from service.errors import InvalidError
+from service.request import StopReason
+
+__all__ = [
+    "Answer",
+    "JsonBody",
+    "Limits",
+    "ModelCard",
+    "ModelList",
+    "Options",
+    "Prediction",
+    "SizeFigures",
+    "StepTimes",
+    "StreamStart",
+]
+
+
+class Options(BaseModel):
+    """What a request may spend and what it wants back: the same names in the query, in a form and in JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    deadline_ms: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Answer within this many milliseconds of the arrival of the request's head. The server has a cap; "
+        "with the header X-Request-Timeout-Ms the shorter one counts.",
+        examples=[50],
+    )
+    max_flops: int | None = Field(default=None, gt=0, description="Multiply-adds to spend on an image at most.")
+    max_ensemble_size: int | None = Field(default=None, ge=1, description="Networks to average at most.")
+    min_confidence: float | None = Field(
+        default=None, gt=0, le=1, description="Stop as soon as the most probable class has this calibrated probability."
+    )
+    top_k: int | None = Field(
+        default=None, ge=1, description="Classes in the answer; 5 (or all, if fewer) unless given."
+    )
+    model: str | None = Field(default=None, description="Refuse to be answered by any other model than this one.")
+
+    def merged(self, other: Options) -> Options:
+        """Both together.
+
+        Raises:
+            InvalidError: an option is given in both.
+        """
+        if twice := sorted(self.model_fields_set & other.model_fields_set & set(Options.model_fields)):
+            raise InvalidError({f"body.{name}": "is given in the query too" for name in twice})
+        names = set(Options.model_fields)
+        given = (options.model_dump(include=names, exclude_unset=True) for options in (self, other))
+        return Options.model_validate(dict(ChainMap(*given)))
+
+
+class JsonBody(Options):
+    """One image or several, base64-encoded, with options."""
+
+    image: Base64Bytes | None = Field(
+        default=None, description="An encoded image (JPEG, PNG, WebP, GIF, BMP) in base64."
+    )
+    images: tuple[Base64Bytes, ...] | None = Field(
+        default=None, min_length=1, description="Several; the answer is then a list in the same order."
+    )
+
+
+class Prediction(BaseModel):
+    """One class and how probable it is."""
+
+    label: str = Field(examples=["cat"])
+    class_id: int = Field(examples=[3])
+    probability: float = Field(description="Calibrated.", examples=[0.93])
+
+
+class Answer(BaseModel):
+    """The prediction of the first `ensemble_size` networks, and what it took."""
+
+    predictions: list[Prediction] = Field(description="The most probable classes, best first.")
+    ensemble_size: int = Field(description="Networks averaged.", examples=[12])
+    max_ensemble_size: int = Field(description="Networks in the full ensemble.", examples=[16])
+    stop_reason: StopReason | None = Field(description="Why it is not refined further; null while it is.")
+    flops: int = Field(description="Multiply-adds spent on this image.", examples=[80_000_000])
+    expected_accuracy: float = Field(description="Accuracy of this ensemble size on held-out data.", examples=[0.94])
+    elapsed_ms: float = Field(description="Since the head of the request arrived.", examples=[21.4])
+    queue_ms: float = Field(description="From admission to the start of the first step.", examples=[0.6])
+    model: str = Field(examples=["hne_small"])
+    request_id: str
+
+
+class StreamStart(BaseModel):
+    """The data of the event `start`."""
+
+    model: str
+    max_ensemble_size: int
+    deadline_ms: float = Field(description="When the answer is due, after all limits, counted as `elapsed_ms`.")
+    request_id: str
+
+
+class SizeFigures(EnsembleFigures):
+    """What an ensemble size costs, what it is worth, and how long it takes here."""
+
+    expected_latency_ms: float = Field(description="Measured: the steps of one image alone, one after the other.")
+
+
+class StepTimes(BaseModel):
+    """How long the step that reaches an ensemble size takes here, by batch size."""
+
+    ensemble_size: int
+    expected_ms: dict[int, float]
+    quantile_ms: dict[int, float] = Field(description="Rarely exceeded: decides whether a step still fits.")
+
+
+class Limits(BaseModel):
+    """What the service takes at most."""
+
+    max_active: int
+    max_waiting: int
+    max_batch: int
+    default_deadline_ms: float | None
+    max_deadline_ms: float
+    max_body_bytes: int
+    max_pixels: int
+    max_images: int
+
+
+class ModelCard(BaseModel):
+    """A model that is served."""
+
+    name: str
+    version: str
+    sha256: str = Field(description="Of the package's manifest, which names the digests of everything else.")
+    architecture: str
+    classes: int
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int] = Field(description="Channels, height, width.")
+    runner: str
+    limits: Limits
+    evaluated_on: str
+    table: list[SizeFigures]
+    profile: list[StepTimes]
+
+
+class ModelList(BaseModel):
+    """The models that are served."""
+
+    models: list[ModelCard]

@@ -1,0 +1,125 @@
+"""Settings: the one definition behind `hne-serve`'s flags, the HNE_* environment names and their documentation.
+
+A flag (`--max-batch 16`) goes before an environment name (`HNE_MAX_BATCH=16`), that before the default here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
+
+from service.errors import SettingsError
+
+__all__ = ["Settings", "load_settings", "shipped_model"]
+
+SHIPPED_MODELS = Path(__file__).resolve().parents[1] / "deploy" / "models"
+PREFIX = "HNE_"
+
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """Serve a hierarchical neural ensemble: a prediction by the deadline, whatever the load."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="hne-serve",
+        cli_kebab_case=True,
+        cli_show_env_vars=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    model: Path | None = Field(
+        None, description="folder of the model package; unset, the one package in the checkout's deploy/models"
+    )
+    runner: Literal["auto", "onnx"] = Field("auto", description="what computes the steps")
+    threads: Count | None = Field(None, description="CPU threads that compute a step; unset, one per available core")
+    decode_threads: Count = Field(2, description="threads that decode images")
+
+    max_active: Count = Field(64, description="requests that hold activations at a time")
+    max_waiting: int = Field(512, ge=0, description="requests that may wait for their first step; more get 503")
+    max_batch: Count = Field(32, description="requests that share a step at most")
+
+    default_deadline_ms: Milliseconds | None = Field(
+        None, description="deadline of a request that names none, milliseconds; unset, the longest allowed"
+    )
+    max_deadline_ms: Milliseconds = Field(30_000, description="longest deadline a request can have, milliseconds")
+    max_body_bytes: Count = Field(10 * 2**20, description="largest request body, bytes")
+    max_pixels: Count = Field(50_000_000, description="largest image, pixels")
+    max_images: Count = Field(32, description="images in one request at most")
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that clients must show, separated by commas; unset, anyone may ask (better not as a flag)"
+    )
+    drain_seconds: float = Field(10, gt=0, description="time to answer the active requests at shutdown, seconds")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="least severe messages to print; info adds one line per request"
+    )
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [key for key in map(str.strip, value.split(",")) if key] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default_deadline_ms is not None and self.default_deadline_ms > self.max_deadline_ms:
+            raise ValueError("default_deadline_ms is longer than max_deadline_ms")
+        return self
+
+    @property
+    def package(self) -> Path:
+        """The folder of the model package.
+
+        Raises:
+            SettingsError: none was named, and there is not exactly one in the checkout.
+        """
+        return self.model if self.model is not None else shipped_model()
+
+
+def load_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from flags, environment and defaults. `--help` and unknown flags leave the process as usual.
+
+    Raises:
+        SettingsError: a value is wrong, or an HNE_* name looks like a mistyped setting.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known and (near := get_close_matches(name, known, cutoff=0.85)):
+            raise SettingsError(f"{name} is no setting; did you mean {near[0]}?")
+    try:
+        return CliApp.run(Settings, cli_args=list(arguments))
+    except ValidationError as error:
+        raise SettingsError("; ".join(map(_fault, error.errors()))) from error
+
+
+def shipped_model(folder: Path = SHIPPED_MODELS) -> Path:
+    """The one model package in a folder of packages.
+
+    Raises:
+        SettingsError: there is none, or there are several.
+    """
+    packages = sorted(path.parent for path in folder.glob("*/manifest.json"))
+    if len(packages) != 1:
+        found = f"{len(packages)} ({', '.join(path.name for path in packages)})" if packages else "none"
+        raise SettingsError(f"which model? Name its package with --model FOLDER or HNE_MODEL; {folder} holds {found}")
+    return packages[0]
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    if not fault["loc"]:
+        return str(fault["msg"])
+    name = str(fault["loc"][0])
+    return f"--{name.replace('_', '-')} or {PREFIX}{name.upper()}: {fault['msg']}"

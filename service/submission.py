@@ -1,0 +1,187 @@
+"""Submission: one prediction request between its arrival and its answer.
+
+`submit` is a dependency, so that whatever is wrong with a request is raised before an answer starts, and so that the
+engine is told to drop what nobody waits for any more when the answer is over, however it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from fastapi import Depends, Header, Query, Request
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from service.arrival import Head, head_of
+from service.delivery import Mailbox
+from service.errors import DeadlineMissedError, InvalidError, UnauthorizedError
+from service.lifecycle import Service
+from service.request import Budget, Refinement
+from service.schemas import Answer, Options, Prediction
+from service.upload import read_upload
+
+__all__ = ["Authorized", "Submission", "Submitted", "service_of"]
+
+DEFAULT_TOP_K = 5
+
+_bearer = HTTPBearer(auto_error=False, description="One of the service's API keys, where it asks for them.")
+_api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in a header of its own.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A request whose images the engine has."""
+
+    service: Service
+    head: Head
+    deadline_ms: float
+    """When the answer is due, counted from the arrival of the head."""
+    top_k: int
+    decoded_at: float
+    submitted_at: float
+    mailboxes: list[Mailbox]
+    is_list: bool
+
+    def answer(self, refinement: Refinement) -> Answer:
+        """What a client gets to see of a refinement now."""
+        manifest = self.service.package.manifest
+        best = np.argsort(-refinement.probabilities, kind="stable")[: self.top_k]
+        started_at = refinement.started_at if refinement.started_at is not None else refinement.first_at
+        return Answer(
+            predictions=[
+                Prediction(
+                    label=manifest.class_names[index],
+                    class_id=int(index),
+                    probability=round(float(refinement.probabilities[index]), 6),
+                )
+                for index in best
+            ],
+            ensemble_size=refinement.ensemble_size,
+            max_ensemble_size=manifest.spec.tree.leaves,
+            stop_reason=refinement.stop_reason,
+            flops=refinement.flops,
+            expected_accuracy=manifest.table[refinement.ensemble_size - 1].accuracy,
+            elapsed_ms=_ms(self.service.clock() - self.head.arrived_at),
+            queue_ms=_ms(started_at - self.submitted_at),
+            model=manifest.name,
+            request_id=self.head.request_id,
+        )
+
+    def server_timing(self, refinement: Refinement) -> str:
+        """The `Server-Timing` header: where the time went, in milliseconds."""
+        started_at = refinement.started_at if refinement.started_at is not None else refinement.first_at
+        spans = {
+            "read": self.decoded_at - self.head.arrived_at,
+            "queue": started_at - self.submitted_at,
+            "compute": refinement.at - started_at,
+            "total": self.service.clock() - self.head.arrived_at,
+        }
+        return ", ".join(f"{name};dur={_ms(seconds)}" for name, seconds in spans.items())
+
+
+def service_of(request: Request) -> Service:
+    """The service behind the app."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def authorize(
+    service: Annotated[Service, Depends(service_of)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    api_key: Annotated[str | None, Depends(_api_key)],
+) -> Service:
+    """The service, for a client that may use it.
+
+    Raises:
+        UnauthorizedError: the service has keys, and the request has none of them.
+    """
+    given = bearer.credentials if bearer else api_key or ""
+    keys = service.settings.api_keys
+    # Every key is compared, each in constant time, so that an answer's timing tells nothing about any.
+    matches = [hmac.compare_digest(given.encode(), key.get_secret_value().encode()) for key in keys]
+    if keys and not any(matches):
+        raise UnauthorizedError("show an API key as Authorization: Bearer KEY or X-API-Key: KEY")
+    return service
+
+
+Authorized = Annotated[Service, Depends(authorize)]
+
+
+async def submit(
+    request: Request,
+    service: Authorized,
+    query: Annotated[Options, Query()],
+    x_request_timeout_ms: Annotated[
+        float | None, Header(gt=0, allow_inf_nan=False, description="As deadline_ms; the shorter one counts.")
+    ] = None,
+) -> AsyncIterator[Submission]:
+    """Read, decode and hand over a request's images.
+
+    Raises:
+        ServiceError: of any kind; `service.problems` maps them.
+    """
+    delivery = service.delivery  # a service that cannot answer now says so before the upload
+    head = head_of(request)
+    settings = service.settings
+
+    def due(options: Options) -> float:
+        asked = options.deadline_ms or settings.default_deadline_ms
+        return min(ms for ms in (asked, x_request_timeout_ms, settings.max_deadline_ms) if ms is not None)
+
+    def loop_time(deadline_ms: float) -> float:
+        left = head.arrived_at + deadline_ms / 1e3 - service.clock()
+        return asyncio.get_running_loop().time() + left
+
+    try:
+        async with asyncio.timeout_at(loop_time(due(query))) as timeout:
+            upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
+            options = query.merged(upload.options)
+            deadline_ms = due(options)
+            top_k = _check(options, service)
+            timeout.reschedule(loop_time(deadline_ms))
+            images = await asyncio.gather(*(service.decoder.decode(data, name) for name, data in upload.images.items()))
+    except TimeoutError as error:
+        raise DeadlineMissedError from error
+    decoded_at = service.clock()
+    budget = Budget(
+        deadline=head.arrived_at + deadline_ms / 1e3,
+        max_flops=options.max_flops,
+        max_ensemble_size=options.max_ensemble_size,
+        min_confidence=options.min_confidence,
+    )
+    with ExitStack() as mailboxes:
+        yield Submission(
+            service=service,
+            head=head,
+            deadline_ms=deadline_ms,
+            top_k=top_k,
+            decoded_at=decoded_at,
+            submitted_at=service.clock(),
+            mailboxes=[mailboxes.enter_context(delivery.submit(image, budget)) for image in images],
+            is_list=upload.is_list,
+        )
+
+
+Submitted = Annotated[Submission, Depends(submit)]
+
+
+def _check(options: Options, service: Service) -> int:
+    """Refuse what this model cannot do; the number of classes to answer with."""
+    manifest = service.package.manifest
+    classes = len(manifest.class_names)
+    if options.model not in (None, manifest.name):
+        raise InvalidError({"model": f"{options.model} is not served here; valid: {manifest.name}"})
+    if options.top_k is None:
+        return min(DEFAULT_TOP_K, classes)
+    if options.top_k > classes:
+        raise InvalidError({"top_k": f"the model has {classes} classes"})
+    return options.top_k
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

@@ -1,0 +1,131 @@
+"""Upload: the body of a prediction request, in each of its three forms, as encoded images and options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.types import Message
+
+from service.errors import FormatError, InvalidError, MalformedError, TooLargeError
+from service.problems import faults_of
+from service.schemas import JsonBody, Options
+
+__all__ = ["REQUEST_BODY", "Upload", "read_upload"]
+
+FILE_FIELDS = ("file", "image")
+MAX_FORM_FIELDS = 32
+
+BINARY = {"type": "string", "format": "binary"}
+REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "image/*": {"schema": BINARY},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": BINARY, **Options.model_json_schema()["properties"]},
+            }
+        },
+        "application/json": {
+            "schema": JsonBody.model_json_schema(),
+            "example": {"image": "/9j/4AAQSkZJRg==", "deadline_ms": 50, "top_k": 3},
+        },
+    },
+}
+"""The forms of the body for the API's documentation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """Encoded images, each under the name that an error calls it by, and the options that came with them."""
+
+    images: dict[str, bytes]
+    options: Options = field(default_factory=Options)
+    is_list: bool = False
+    """Whether the answer is a list."""
+
+
+async def read_upload(request: Request, *, max_bytes: int, max_images: int) -> Upload:
+    """Read and take apart the body.
+
+    Raises:
+        FormatError: a Content-Type that is none of the three.
+        MalformedError: a body that is not what its Content-Type says, or none.
+        TooLargeError: more than `max_bytes`.
+        InvalidError: unknown or invalid fields, no image or more than `max_images`.
+        ClientDisconnect: the client went away before its end.
+    """
+    request = _limited(request, max_bytes)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind.startswith("image/"):
+        if not (data := await request.body()):
+            raise MalformedError("the body is empty; send the bytes of an image")
+        return Upload(images={"image": data})
+    if kind == "multipart/form-data":
+        return await _from_form(request, max_images)
+    if kind == "application/json":
+        return _from_json(await request.body(), max_images)
+    raise FormatError(
+        f"Content-Type {kind or '(none)'} is not served; send image/*, multipart/form-data or application/json"
+    )
+
+
+async def _from_form(request: Request, max_images: int) -> Upload:
+    async with request.form(max_files=max_images, max_fields=MAX_FORM_FIELDS) as form:
+        images: dict[str, bytes] = {}
+        fields: dict[str, str] = {}
+        for name, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                if name in fields:
+                    raise InvalidError({f"body.{name}": "is given twice"})
+                fields[name] = value
+            elif name in FILE_FIELDS:
+                images[f"body.{name}.{len(images)}"] = await value.read()
+            else:
+                raise InvalidError({f"body.{name}": f"is no field for a file; valid: {', '.join(FILE_FIELDS)}"})
+    try:
+        options = Options.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidError(faults_of(error, "body")) from error
+    if not images:
+        raise InvalidError({"body.file": "is missing"})
+    return Upload(images=images, options=options, is_list=len(images) > 1)
+
+
+def _from_json(data: bytes, max_images: int) -> Upload:
+    try:
+        body = JsonBody.model_validate_json(data)
+    except ValidationError as error:
+        if any(fault["type"] == "json_invalid" for fault in error.errors()):
+            raise MalformedError(f"the body is not JSON: {error.errors()[0]['msg']}") from error
+        raise InvalidError(faults_of(error, "body")) from error
+    if (body.image is None) == (body.images is None):
+        raise InvalidError({"body.image": "give either image or images"})
+    if body.image is not None:
+        return Upload(images={"body.image": body.image}, options=body)
+    images = body.images or ()
+    if len(images) > max_images:
+        raise InvalidError({"body.images": f"{len(images)} images; at most {max_images} are allowed"})
+    return Upload(images={f"body.images.{i}": data for i, data in enumerate(images)}, options=body, is_list=True)
+
+
+def _limited(request: Request, max_bytes: int) -> Request:
+    """The same request, whose body may not have more than `max_bytes`: refused by its head where that tells."""
+    too_large = TooLargeError(f"the body has more than the {max_bytes} bytes allowed")
+    if (length := request.headers.get("content-length", "")).isdecimal() and int(length) > max_bytes:
+        raise too_large
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise too_large
+        return message
+
+    return Request(request.scope, receive)
