@@ -31,8 +31,10 @@ RUN useradd --system --uid 10001 --no-create-home hne
 ENV PATH=/opt/hne/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HNE_HOST=0.0.0.0 \
-    HNE_PORT=8000
-COPY deploy/models /models
+    HNE_PORT=8000 \
+    HNE_MODEL=/model
+# The one shipped package; mount another over it to serve that.
+COPY deploy/models/*/ /model/
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \

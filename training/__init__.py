@@ -8,3 +8,8 @@ trainer    train -> train_epoch -> train_step, interruptible; `run_state` its fi
 evaluation every ensemble size 1..N; `calibration` temperatures, `plots` the picture
 export     a trained run to a model package for serving
 """
+
+import os
+
+# ONNX Runtime's wheels report every session to their maker over the network unless this is set before the first import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
