@@ -42,12 +42,17 @@ class SegmentModule(nn.Module):
         self.blocks = nn.ModuleList(blocks).eval()
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        flat, kept = self.flat(x)
+        return flat.view(flat.shape[0], self.segment.width, -1).transpose(0, 1), kept
+
+    def flat(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `forward`, with the logits of all leaves side by side, (B, W*K): what the blocks compute."""
         kept: list[Tensor] = []
         for (block, nodes), module in zip(self.fresh.items(), self.blocks, strict=True):
             x = module(x)
             if block in self.kept:
-                kept.append(x.unflatten(1, (len(nodes), -1))[:, -1] if len(nodes) > 1 else x)
-        return x.unflatten(1, (self.segment.width, -1)).transpose(0, 1), tuple(kept)
+                kept.append(x.chunk(len(nodes), dim=1)[-1] if len(nodes) > 1 else x)
+        return x, tuple(kept)
 
 
 def segment_module(model: HierarchicalEnsemble, segment: Segment) -> SegmentModule:
@@ -86,7 +91,7 @@ def evaluate_segments(
 
 
 def refine(model: HierarchicalEnsemble, images: Tensor) -> Iterator[Tensor]:
-    """Ensemble outputs y_1, y_2, ..., y_N (Eq. 1), each (B, K), one leaf at a time: the anytime inference of Figure 1."""
+    """Ensemble outputs y_1, y_2, ..., y_N (Eq. 1), each (B, K): the anytime inference of Figure 1."""
     total: Tensor | None = None
     steps = [Segment(leaf, 1) for leaf in range(model.tree.leaves)]
     for segment, logits in evaluate_segments(model, images, steps):

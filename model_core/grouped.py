@@ -54,10 +54,10 @@ class HierarchicalEnsemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, C, H, W) to the logits of every leaf, (L, B, K)."""
-        x = images
+        x: Tensor = images
         for block in self.blocks:
             x = block(x)
-        return x.unflatten(1, (self.tree.leaves, -1)).transpose(0, 1)
+        return x.view(x.shape[0], self.tree.leaves, -1).transpose(0, 1)
 
 
 def prefix_means(logits: Tensor) -> Tensor:

@@ -147,7 +147,8 @@ class ConvNorm(nn.Module):
         norm = self.norm
         if not isinstance(norm, nn.BatchNorm2d):
             return
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
             self.conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
@@ -170,8 +171,8 @@ class GroupedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.groups == 1:
             return nn.functional.linear(x, self.weight, self.bias)
-        x_gbc = x.unflatten(1, (self.groups, -1)).transpose(0, 1)
-        weight_gck = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
+        x_gbc = x.reshape(x.shape[0], self.groups, -1).transpose(0, 1)
+        weight_gck = self.weight.view(self.groups, -1, self.weight.shape[1]).transpose(1, 2)
         y_gbk = torch.bmm(x_gbc, weight_gck)
         return y_gbk.transpose(0, 1).flatten(1) + self.bias
 

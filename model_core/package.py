@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -33,7 +32,6 @@ __all__ = [
     "step_file",
 ]
 
-FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
@@ -81,7 +79,7 @@ class EnsembleFigures(_Strict):
 class Manifest(_Strict):
     """Everything about a package that is not a weight."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
     spec: ModelSpec
@@ -189,10 +187,10 @@ def _check_file(root: Path, name: str, expected: FileDigest) -> None:
 
 
 def _first_fault(error: ValidationError) -> str:
-    faults: Sequence = error.errors()
+    faults = error.errors()
     first = faults[0]
     where = ".".join(str(part) for part in first["loc"]) or "manifest"
     if where == "format_version":
-        return f"format version {first['input']!r} is not supported; this software reads version {FORMAT_VERSION}"
+        return f"format version {first['input']!r} is not supported; this software reads version 1"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return f"{where}: {first['msg']}{more}"

@@ -8,6 +8,8 @@ Shape legend: B batch, T tokens, D width, K classes.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
@@ -102,7 +104,7 @@ def transformer_blocks(spec: ModelSpec) -> list[ReplicatedBlock]:
             stages.append(_Classifier(options.width, spec.classes))
         return nn.Sequential(*stages)
 
-    return replicated(spec, [lambda index=index: block(index) for index in range(spec.tree.blocks)])
+    return replicated(spec, [partial(block, index) for index in range(spec.tree.blocks)])
 
 
 def _check(spec: ModelSpec, options: TransformerOptions) -> None:

@@ -20,10 +20,10 @@ __all__ = ["Node", "Segment", "Tree"]
 
 
 class Node(NamedTuple):
-    """One set of block parameters: node `index` of block `block`."""
+    """One set of block parameters: node k of a block."""
 
     block: int
-    index: int
+    k: int
 
 
 class Segment(NamedTuple):
@@ -88,12 +88,12 @@ class Tree:
     def nodes(self) -> Iterator[Node]:
         """Every node, block by block."""
         for block in range(self.blocks):
-            for index in range(self.width(block)):
-                yield Node(block, index)
+            for k in range(self.width(block)):
+                yield Node(block, k)
 
     def parent(self, node: Node) -> Node | None:
         """The node that feeds `node`; None where the image does."""
-        return Node(node.block - 1, node.index // self.branching[node.block]) if node.block else None
+        return Node(node.block - 1, node.k // self.branching[node.block]) if node.block else None
 
     def leaf_path(self, leaf: int) -> tuple[Node, ...]:
         """The nodes of one complete network, root first."""
@@ -142,7 +142,7 @@ class Tree:
                 yield Segment(start, width)
 
     def fresh(self, segment: Segment) -> dict[int, range]:
-        """The nodes a segment computes, per block, as ranges of node indices.
+        """The nodes a segment computes, per block, as ranges of k.
 
         The steps partition the tree: each node is fresh in exactly one step.
         """
@@ -154,15 +154,21 @@ class Tree:
 
     def fresh_nodes(self, segment: Segment) -> tuple[Node, ...]:
         """The nodes a segment computes, block by block."""
-        return tuple(Node(block, index) for block, nodes in self.fresh(segment).items() for index in nodes)
+        return tuple(Node(block, k) for block, nodes in self.fresh(segment).items() for k in nodes)
 
     def kept_blocks(self, segment: Segment) -> tuple[int, ...]:
         """The blocks whose fresh activations later steps start from.
 
         After the segment, exactly the last fresh node of such a block still has children to come.
         """
-        needed = {entry for leaf in range(segment.stop, self.leaves) if (entry := self.entry_node(leaf)) is not None}
-        return tuple(block for block, nodes in self.fresh(segment).items() if Node(block, nodes[-1]) in needed)
+
+        def has_children_to_come(block: int, k: int) -> bool:
+            if block + 1 == self.blocks or self.branching[block + 1] == 1:
+                return False
+            last_child_starts_at = (k + 1) * self.span(block) - self.span(block + 1)
+            return last_child_starts_at >= segment.stop
+
+        return tuple(block for block, nodes in self.fresh(segment).items() if has_children_to_come(block, nodes[-1]))
 
     def _check_leaf(self, leaf: int) -> None:
         if not 0 <= leaf < self.leaves:

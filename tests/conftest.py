@@ -1,0 +1,65 @@
+"""Fixtures shared by all tests: a tiny real model, its package, and real images where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from model_core.grouped import HierarchicalEnsemble
+
+settings.register_profile("untimed", deadline=None)  # a slow machine is no failure
+settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> HierarchicalEnsemble:
+    """`hne_tiny` with seeded weights and batch norm statistics of its own data, in evaluation mode."""
+    from tests.models import calibrated_model
+
+    return calibrated_model("hne_tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_package(tmp_path_factory: pytest.TempPathFactory, tiny_model: HierarchicalEnsemble) -> Path:
+    """An exported package of `tiny_model`; its accuracy table is made up, its costs are not."""
+    import torch
+
+    from model_core.costs import count_costs
+    from model_core.package import EnsembleFigures, Preprocessing
+    from training.export import export_package
+
+    flops = count_costs(tiny_model.spec).cumulative_flops
+    table = [
+        EnsembleFigures(
+            ensemble_size=size, flops=flops[size], accuracy=0.9 - 0.1 / size, nll=0.5, ece=0.02, temperature=1.2
+        )
+        for size in tiny_model.tree.ensemble_sizes
+    ]
+    root = tmp_path_factory.mktemp("package") / "tiny"
+    export_package(
+        tiny_model,
+        root,
+        name="tiny",
+        version="test",
+        class_names=[f"class {index}" for index in range(tiny_model.spec.classes)],
+        preprocessing=Preprocessing(resize_shorter_side=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26)),
+        table=table,
+        evaluated_on="nothing: seeded random weights",
+        training={"loss": "none"},
+        images=torch.randn(4, *tiny_model.spec.input_shape, generator=torch.Generator().manual_seed(1)),
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def cifar_folder() -> Path:
+    """The real CIFAR-10 (JPEG) image folder named by HNE_CIFAR10_DIR, with train/ and test/."""
+    folder = os.environ.get("HNE_CIFAR10_DIR")
+    if not folder or not (Path(folder) / "test").is_dir():
+        pytest.skip("real images are not here: set HNE_CIFAR10_DIR to a CIFAR-10 image folder with train/ and test/")
+    return Path(folder)

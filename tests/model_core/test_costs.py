@@ -1,0 +1,47 @@
+"""The figures of the paper: millions of multiply-adds and of parameters."""
+
+import pytest
+
+from model_core.costs import count_costs
+from model_core.tree import Segment
+from model_core.zoo import architecture
+
+BINARY_SIZES = (1, 2, 4, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("hne", (51, 66, 107, 202, 402)),
+        ("hne_small", (13, 17, 27, 51, 102)),
+        ("hne_mobilenetv2", (490, 600, 935, 1677, 3238)),
+    ],
+)
+def test_flops_of_the_papers_architectures(name: str, millions: tuple[int, ...]) -> None:
+    cumulative = count_costs(architecture(name)).cumulative_flops
+    assert tuple(round(cumulative[size] / 1e6) for size in BINARY_SIZES) == millions
+
+
+@pytest.mark.parametrize(("name", "millions"), [("hne", 5.3), ("hne_small", 1.4), ("hne_mobilenetv2", 103.1)])
+def test_parameters_of_the_papers_architectures(name: str, millions: float) -> None:
+    assert count_costs(architecture(name)).parameters / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_a_single_convolution_layer_by_hand() -> None:
+    costs = count_costs(architecture("hne_tiny"))
+    stem = 32 * 32 * (3 * 9 * 4 + 4 * 16)  # 3x3 to 4 channels, 1x1 to 16
+    assert costs.node_flops[0] == stem
+    assert costs.activation_shapes[0] == (16, 32, 32)
+
+
+def test_steps_segments_and_sizes_add_up() -> None:
+    costs = count_costs(architecture("hne_tiny"))
+    assert costs.cumulative_flops[0] == 0
+    assert costs.segment_flops(Segment(0, 16)) == costs.cumulative_flops[16] == sum(costs.step_flops)
+    assert costs.subset_parameters(16) == costs.parameters
+    assert costs.subset_parameters(1) == sum(costs.node_parameters)
+
+
+def test_independent_networks_cost_their_number_times_one() -> None:
+    costs = count_costs(architecture("hne_tiny", branching=(16, 1, 1, 1, 1)))
+    assert costs.cumulative_flops[16] == 16 * costs.cumulative_flops[1]

@@ -1,0 +1,77 @@
+"""Bring your own network: ordinary modules become an ensemble; mistakes are explained."""
+
+import pytest
+import torch
+from torch import nn
+
+from model_core.build import BUILDERS, build_model
+from model_core.costs import count_costs
+from model_core.custom import ReplicatedBlock, replicated
+from model_core.depth_first import refine
+from model_core.errors import SpecError
+from model_core.grouped import prefix_means
+from model_core.spec import ModelSpec
+from model_core.zoo import architecture
+
+SPEC = ModelSpec(name="mine", family="mlp", branching=(1, 2, 3), classes=4, input_shape=(1, 4, 4))
+
+
+def mlp(spec: ModelSpec) -> list[ReplicatedBlock]:
+    return replicated(
+        spec,
+        [
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU()),
+            lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU()),
+            lambda: nn.Linear(8, spec.classes),
+        ],
+    )
+
+
+def test_a_network_of_ordinary_modules_becomes_an_ensemble() -> None:
+    builders = {**BUILDERS, "mlp": mlp}
+    model = build_model(SPEC, builders).eval()
+    images = torch.randn(5, 1, 4, 4)
+    with torch.inference_mode():
+        expected = prefix_means(model(images))
+    for y, theirs in zip(refine(model, images), expected, strict=True):
+        torch.testing.assert_close(y, theirs)
+    assert count_costs(SPEC, builders).cumulative_flops[1] == 16 * 8 + 8 * 8 + 8 * 4
+
+
+def test_an_unknown_family_says_where_to_add_it() -> None:
+    with pytest.raises(SpecError, match=r"no builder for the family 'mlp'.*`builders` mapping"):
+        build_model(SPEC)
+
+
+def test_one_factory_per_block_is_asked_for() -> None:
+    with pytest.raises(SpecError, match="1 block factories for 3 branching factors"):
+        replicated(SPEC, [nn.Flatten])
+
+
+def test_a_factory_that_returns_the_same_module_twice_is_refused() -> None:
+    shared = nn.Linear(8, 8)
+    with pytest.raises(SpecError, match="block 1 must return a new module at each call"):
+        replicated(SPEC, [nn.Flatten, lambda: shared, nn.Flatten])
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"patch": 5}, "do not tile"),
+        ({"heads": 5}, "do not divide"),
+        ({"layers": [1]}, "1 depths for 4 blocks"),
+        ({"depth": 3}, "depth"),
+    ],
+)
+def test_transformer_options_that_do_not_fit_are_refused(options: dict[str, object], fault: str) -> None:
+    spec = architecture("hne_transformer")
+    with pytest.raises(SpecError, match=fault):
+        build_model(spec.replace(options={**spec.options, **options}))
+
+
+@pytest.mark.parametrize(("name", "family"), [("hne_tiny", "resnet"), ("hne_mobilenetv2", "mobilenetv2")])
+def test_a_row_that_the_family_does_not_have_is_refused(name: str, family: str) -> None:
+    spec = architecture(name)
+    rows = ((spec.rows[0][0]._replace(layer="conv5d"), *spec.rows[0][1:]), *spec.rows[1:])
+    with pytest.raises(SpecError, match=f"the {family} family has no layer 'conv5d'"), torch.device("meta"):
+        build_model(spec.replace(rows=rows))
