@@ -6,6 +6,7 @@ plain chain of its own nodes, root to leaf.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from model_core.tree import Segment
 from model_core.zoo import TABLE_3
 from tests.models import calibrated_model
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "hne": {"name": "hne"},
     "hne_small": {"name": "hne_small"},
     "hne_tiny": {"name": "hne_tiny"},
@@ -51,7 +52,8 @@ def images(model: HierarchicalEnsemble) -> Tensor:
 @pytest.fixture(scope="module")
 def leaf_logits(model: HierarchicalEnsemble, images: Tensor) -> Tensor:
     with torch.inference_mode():
-        return model(images)
+        logits: Tensor = model(images)
+    return logits
 
 
 def walk(model: HierarchicalEnsemble, images: Tensor, leaf: int) -> Tensor:

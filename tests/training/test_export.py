@@ -27,9 +27,8 @@ def arguments(package: Path) -> dict[str, Any]:
 
 def test_the_steps_compute_what_the_model_computes(tiny_package: Path, tiny_model: HierarchicalEnsemble) -> None:
     images = torch.randn(5, 3, 32, 32)
-    for ours, theirs in zip(
-        run_steps(tiny_package, tiny_model, images.numpy()), refine(tiny_model, images), strict=True
-    ):
+    outputs = run_steps(tiny_package, tiny_model, images.numpy())
+    for ours, theirs in zip(outputs, refine(tiny_model, images), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
