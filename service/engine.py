@@ -12,69 +12,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from math import inf
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_core.package import Package
 from model_core.tree import Segment
-from service.errors import (
-    BudgetError,
-    DeadlineMissedError,
-    DrainingError,
-    QueueFullError,
-    RunnerError,
-    ServiceError,
-)
+from service.errors import DeadlineMissedError, DrainingError, QueueFullError, RunnerError, ServiceError
+from service.ledger import Batch, Ledger, Listener, Request, tell
 from service.metrics import Recorder
 from service.policies import Anytime
 from service.profile import Profile, measure_profile
-from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
+from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Runner
-from service.scheduler import Decision, Entry, Policy, Queues, Situation, expired, seconds_until
+from service.scheduler import Policy, Situation, expired, seconds_until
 from service.slots import IMAGE, SlotPool, kept_shapes
-from service.state import EngineSettings, EngineState, StepProfile
+from service.state import EngineSettings, EngineState
 
 __all__ = ["Engine", "EngineSettings", "EngineState", "Listener"]
 
 logger = logging.getLogger(__name__)
-
-Listener = Callable[[Sequence[tuple[Ticket, Update]]], None]
-"""Hears all updates of a step for the requests it was given with, at once. Called under the engine's lock: it must not
-block. An asyncio listener hands them to its loop; see `service.delivery`."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Request:
-    ticket: Ticket
-    entry: Entry
-    image: Array
-    budget: Budget
-    limit: int
-    """The ensemble size at which it must stop, and why."""
-    limit_reason: StopReason
-    listener: Listener
-    submitted_at: float
-    size: int = 0
-    slot: int = -1
-    """Where it is in the pool; -1 until its first step."""
-    queued: bool = True
-    running: bool = False
-    started_at: float = 0.0
-    latest: Refinement | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    segment: Segment
-    requests: list[_Request]
-    slots: list[int]
-    started_at: float
 
 
 class Engine:
@@ -109,6 +66,7 @@ class Engine:
         self._flops = manifest.cumulative_flops
         self._temperatures = (1.0, *(row.temperature for row in manifest.table))
         self._max_batch = min(settings.max_batch, runner.max_batch or settings.max_batch)
+        self._policy = policy or Anytime(manifest.table)
         self._profile = profile or measure_profile(
             runner,
             self._tree,
@@ -117,12 +75,9 @@ class Engine:
             clock=clock,
             seconds=settings.profile_seconds,
         )
-        self._policy = policy or Anytime(manifest.table)
         shapes = kept_shapes(self._tree, runner.shapes, self._input_shape)
         self._pool = SlotPool(settings.max_active, shapes, manifest.spec.classes)
-        self._queues = Queues(self._tree.leaves)
-        self._requests: dict[int, _Request] = {}
-        self._admitted = 0
+        self._ledger = Ledger(self._flops, self._pool)
         self._steps_run = 0
         self._draining = False
         self._closed = False
@@ -130,9 +85,9 @@ class Engine:
         self._thread: threading.Thread | None = None
         recorder.watch(
             queue_limit=settings.max_waiting,
-            queue_depth=lambda: len(self._queues[0]),
-            inflight=lambda: len(self._requests),
-            ensemble_size_allowed=lambda: self.snapshot().ensemble_size_allowed,
+            queue_depth=lambda: len(self._ledger.queues[0]),
+            inflight=lambda: len(self._ledger),
+            ensemble_size_allowed=self._ensemble_size_allowed,
         )
 
     def start(self) -> None:
@@ -149,30 +104,16 @@ class Engine:
             QueueFullError: every waiting place is taken.
             DrainingError: the engine shuts down.
         """
-        limit, limit_reason = self._limit(budget)
         if image.shape != self._input_shape:
             raise ValueError(f"the model takes images of shape {self._input_shape}, got {image.shape}")
         with self._changed:
             if self._draining:
                 self.recorder.rejected("draining")
                 raise DrainingError
-            if len(self._queues[0]) >= self.settings.max_waiting:
+            if len(self._ledger.queues[0]) >= self.settings.max_waiting:
                 self.recorder.rejected("queue_full")
                 raise QueueFullError(self._seconds_until(1 if self._pool.available else self._tree.leaves))
-            ticket = Ticket(self._admitted)
-            self._admitted += 1
-            entry = Entry(inf if budget.deadline is None else budget.deadline, ticket.number)
-            self._requests[ticket.number] = _Request(
-                ticket=ticket,
-                entry=entry,
-                image=image,
-                budget=budget,
-                limit=limit,
-                limit_reason=limit_reason,
-                listener=listener,
-                submitted_at=self.clock(),
-            )
-            self._queues.add(0, entry)
+            ticket = self._ledger.admit(image, budget, listener, self.clock())
             self._changed.notify_all()
         return ticket
 
@@ -182,14 +123,14 @@ class Engine:
         Harmless after its end.
         """
         with self._changed:
-            if (request := self._requests.get(ticket.number)) is not None:
-                self._remove(request)
+            self._ledger.cancel(ticket)
+            self._changed.notify_all()
 
     def drain(self, timeout: float) -> None:
         """Admit nobody any more, and answer everyone: who is not done after `timeout` seconds gets what it has."""
         with self._changed:
             self._draining = True
-            self._changed.wait_for(lambda: not self._requests, timeout)
+            self._changed.wait_for(lambda: not self._ledger, timeout)
             self._answer_everyone()
 
     def close(self) -> None:
@@ -205,19 +146,14 @@ class Engine:
     def snapshot(self) -> EngineState:
         """Limits, load and profile."""
         with self._changed:
-            reachable = [
-                size
-                for size in self._tree.ensemble_sizes
-                if self._seconds_until(size, arriving=1) <= self.settings.reference_deadline
-            ]
             return EngineState(
                 settings=self.settings,
                 memory_bytes=self._pool.memory_bytes,
                 active=self._pool.capacity - self._pool.available,
-                waiting=len(self._queues[0]),
+                waiting=len(self._ledger.queues[0]),
                 draining=self._draining,
-                ensemble_size_allowed=max(reachable, default=0),
-                profile=tuple(self._step_profile(Segment(leaf)) for leaf in range(self._tree.leaves)),
+                ensemble_size_allowed=self._ensemble_size_allowed(),
+                profile=tuple(self._profile.describe(Segment(leaf)) for leaf in range(self._tree.leaves)),
             )
 
     def step(self) -> bool:
@@ -227,17 +163,15 @@ class Engine:
         if batch is None:
             return False
         try:
-            logit_sums = self._run(batch)
-        except Exception as error:  # whatever it was: it is this batch's end, not the engine's
+            self._run(batch)
+        except Exception as error:  # whatever it was: it ends this batch, not the engine
             logger.exception("step %d failed for %d requests", batch.segment.start, len(batch.requests))
             with self._changed:
-                self._deliver(self._fail(batch, error))
+                self._fail(batch, error)
         else:
             with self._changed:
-                self._deliver(self._advance(batch, logit_sums))
+                self._deliver(self._advance(batch))
         return True
-
-    # The thread
 
     def _serve(self) -> None:
         try:
@@ -250,16 +184,16 @@ class Engine:
 
     def _await_work(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._queues or self._closed)
+            self._changed.wait_for(lambda: self._ledger.queues or self._closed)
             return not self._closed
 
     # Schedule
 
-    def _schedule(self) -> _Batch | None:
+    def _schedule(self) -> Batch | None:
         now = self.clock()
-        self._end_expired(now)
+        self._give_up(now)
         situation = Situation(
-            queues=self._queues,
+            queues=self._ledger.queues,
             costs=self._profile,
             now=now,
             max_batch=self._max_batch,
@@ -267,41 +201,32 @@ class Engine:
             steps_run=self._steps_run,
         )
         decision = self._policy(situation)
-        return None if decision is None else self._begin(decision, now)
-
-    def _end_expired(self, now: float) -> None:
-        """End those whose next step could not end in time, before any more work goes into them."""
-        updates = []
-        for _, entry in expired(self._queues, self._profile, now):
-            request = self._requests[entry.number]
-            if request.latest is None:
-                self.recorder.rejected("deadline")
-            updates.append((request, self._end(request, StopReason.DEADLINE, DeadlineMissedError())))
-        self._deliver(updates)
-
-    def _begin(self, decision: Decision, now: float) -> _Batch:
-        requests = [self._requests[entry.number] for entry in decision.entries]
-        for request in requests:
-            self._queues.remove(request.size, request.entry)
-            request.queued, request.running = False, True
-            if request.slot < 0:
-                request.slot = self._pool.take()
-                request.started_at = now
+        if decision is None:
+            return None
+        batch = self._ledger.begin(decision, now)
+        if batch.segment.start == 0:
+            for request in batch.requests:
                 self.recorder.started(waited=now - request.submitted_at)
-        requests.sort(key=lambda request: request.slot)  # neighbours in the pool need no copy
-        slots = [request.slot for request in requests]
-        return _Batch(segment=decision.segment, requests=requests, slots=slots, started_at=now)
+        return batch
+
+    def _give_up(self, now: float) -> None:
+        """End those whose next step could not end in time, before any more work goes into them."""
+        if late := [self._ledger.of(entry) for entry in expired(self._ledger.queues, self._profile, now)]:
+            for request in late:
+                if request.latest is None:
+                    self.recorder.rejected("deadline")
+            self._end(late, StopReason.DEADLINE, DeadlineMissedError())
 
     # Run
 
-    def _run(self, batch: _Batch) -> Array:
-        """Compute a segment and keep its results; returns the logit sums (B, K)."""
+    def _run(self, batch: Batch) -> None:
+        """Compute a segment and keep its results."""
         logits, activations = self._runner.run(batch.segment, self._inputs(batch))
         for block, activation in activations.items():
             self._pool.store(block, batch.slots, activation)
-        return self._pool.add_logits(batch.slots, logits)
+        self._pool.add_logits(batch.slots, logits)
 
-    def _inputs(self, batch: _Batch) -> Array:
+    def _inputs(self, batch: Batch) -> Array:
         entry = self._tree.entry_block(batch.segment.start)
         if batch.segment.start:
             return self._pool.gather(entry - 1 if entry else IMAGE, batch.slots)
@@ -311,134 +236,67 @@ class Engine:
 
     # Deliver
 
-    def _advance(self, batch: _Batch, logit_sums: Array) -> list[tuple[_Request, Update]]:
-        """Everyone's next refinement, and their place in the next queue or their end."""
+    def _advance(self, batch: Batch) -> list[tuple[Request, Update]]:
+        """Everyone's next refinement, and with it their place in the next queue or their end."""
         now, size, count = self.clock(), batch.segment.stop, len(batch.requests)
+        seconds, flops = now - batch.started_at, self._flops[size] - self._flops[batch.segment.start]
         self._steps_run += 1
-        self._profile.observe(batch.segment, count, now - batch.started_at)
-        spent = self._flops[size] - self._flops[batch.segment.start]
-        self.recorder.step(ensemble_size=size, batch=count, seconds=now - batch.started_at, flops=count * spent)
-        probabilities = _softmax(logit_sums / np.float32(size * self._temperatures[size]))
-        updates: list[tuple[_Request, Update]] = []
-        for request, row in zip(batch.requests, probabilities, strict=True):
-            if not self._still_here(request):
-                continue
+        self._profile.observe(batch.segment, count, seconds)
+        self.recorder.step(ensemble_size=size, batch=count, seconds=seconds, flops=count * flops)
+        probabilities = self._pool.probabilities(batch.slots, size, self._temperatures[size])
+        updates: list[tuple[Request, Update]] = []
+        for position, request in self._ledger.release(batch):
             if request.latest is None:
                 self.recorder.first_prediction(seconds=now - request.submitted_at)
-            request.size = size
-            request.latest = Refinement(
+            refinement = Refinement(
                 ensemble_size=size,
                 flops=self._flops[size],
-                probabilities=row,
-                stop_reason=self._stop_reason(request, float(row.max()), now),
+                probabilities=probabilities[position],
+                stop_reason=self._stop_reason(request, size, float(probabilities[position].max()), now),
                 started_at=request.started_at,
                 first_at=request.latest.first_at if request.latest else now,
                 at=now,
             )
-            if request.latest.stop_reason is None:
-                self._queues.add(size, request.entry)
-                request.queued = True
-            else:
-                self._remove(request)
-            updates.append((request, request.latest))
+            self._ledger.advance(request, refinement)
+            updates.append((request, refinement))
         return updates
 
-    def _stop_reason(self, request: _Request, confidence: float, now: float) -> StopReason | None:
-        """The budget that forbids the next step, if one does."""
-        if request.size >= request.limit:
+    def _stop_reason(self, request: Request, size: int, confidence: float, now: float) -> StopReason | None:
+        """The budget that forbids a request at an ensemble size its next step, if one does."""
+        if size >= request.limit:
             return request.limit_reason
         if request.budget.min_confidence is not None and confidence >= request.budget.min_confidence:
             return StopReason.CONFIDENCE
-        if now + self._profile.quantile(Segment(request.size), 1) > request.entry.deadline:
+        if now + self._profile.quantile(Segment(size), 1) > request.entry.deadline:
             return StopReason.DEADLINE
         return None
 
-    def _fail(self, batch: _Batch, error: Exception) -> list[tuple[_Request, Update]]:
+    def _fail(self, batch: Batch, error: Exception) -> None:
         """A step failed: who has a leaf is answered with it, the others with the error."""
-        fault = (
-            error
-            if isinstance(error, ServiceError)
-            else RunnerError(self._package.step(batch.segment.start), repr(error))
-        )
-        requests = [request for request in batch.requests if self._still_here(request)]
-        return [(request, self._end(request, StopReason.ERROR, fault)) for request in requests]
-
-    def _deliver(self, updates: Sequence[tuple[_Request, Update]]) -> None:
-        """Tell every listener once."""
-        mail: defaultdict[Listener, list[tuple[Ticket, Update]]] = defaultdict(list)
-        for request, update in updates:
-            mail[request.listener].append((request.ticket, update))
-        for listener, batch in mail.items():
-            try:
-                listener(batch)
-            except Exception:  # one listener's fault must not end the others' requests
-                logger.exception("a listener failed; %d updates are lost", len(batch))
-
-    # Requests come and go
-
-    def _still_here(self, request: _Request) -> bool:
-        """Whether a request of the batch that just ran wants its result; the slot of a cancelled one is free now."""
-        request.running = False
-        if request.ticket.number in self._requests:
-            return True
-        self._pool.free(request.slot)
-        return False
-
-    def _end(self, request: _Request, reason: StopReason, error: ServiceError) -> Update:
-        """End a request with what it has: its latest refinement, or the error."""
-        self._remove(request)
-        if request.latest is None:
-            return Failure(error=error, at=self.clock())
-        return replace(request.latest, stop_reason=reason)
-
-    def _remove(self, request: _Request) -> None:
-        """Forget a request. If its step is running, its slot stays taken until the step ends."""
-        del self._requests[request.ticket.number]
-        if request.queued:
-            self._queues.remove(request.size, request.entry)
-            request.queued = False
-        if request.slot >= 0 and not request.running:
-            self._pool.free(request.slot)
-        if not self._requests:
-            self._changed.notify_all()
+        if not isinstance(error, ServiceError):
+            error = RunnerError(self._package.step(batch.segment.start), repr(error))
+        self._end([request for _, request in self._ledger.release(batch)], StopReason.ERROR, error)
 
     def _answer_everyone(self) -> None:
-        requests = list(self._requests.values())
-        self._deliver([(request, self._end(request, StopReason.DRAIN, DrainingError())) for request in requests])
+        self._end(self._ledger.requests(), StopReason.DRAIN, DrainingError())
+
+    def _end(self, requests: Sequence[Request], reason: StopReason, error: ServiceError) -> None:
+        """End requests with what they have."""
+        now = self.clock()
+        self._deliver([(request, self._ledger.end(request, reason, error, now)) for request in requests])
+
+    def _deliver(self, updates: Sequence[tuple[Request, Update]]) -> None:
+        tell(updates)
+        self._changed.notify_all()
 
     # Figures
 
-    def _limit(self, budget: Budget) -> tuple[int, StopReason]:
-        """The ensemble size that size and FLOP budgets allow, and which of them it was."""
-        leaves = self._tree.leaves
-        limits = [(leaves, StopReason.COMPLETE)]
-        if budget.max_ensemble_size is not None:
-            limits.append((budget.max_ensemble_size, StopReason.ENSEMBLE_SIZE))
-        if budget.max_flops is not None:
-            limits.append((bisect_right(self._flops, budget.max_flops) - 1, StopReason.FLOPS))
-        size, reason = min(limits, key=lambda limit: limit[0])
-        if size < 1 and reason is StopReason.FLOPS:
-            raise BudgetError(f"max_flops is {budget.max_flops}, but the first leaf takes {self._flops[1]}")
-        if size < 1:
-            raise BudgetError(f"max_ensemble_size must be at least 1, got {size}")
-        if budget.min_confidence is not None and not 0 < budget.min_confidence <= 1:
-            raise BudgetError(f"min_confidence must be above 0 and at most 1, got {budget.min_confidence}")
-        return size, reason
-
     def _seconds_until(self, size: int, *, arriving: int = 0) -> float:
-        return seconds_until(self._queues, self._profile, size, self._max_batch, arriving=arriving)
+        return seconds_until(self._ledger.queues, self._profile, size, self._max_batch, arriving=arriving)
 
-    def _step_profile(self, segment: Segment) -> StepProfile:
-        batches = self._profile.batches(segment)
-        return StepProfile(
-            ensemble_size=segment.stop,
-            expected={batch: self._profile.expected(segment, batch) for batch in batches},
-            quantile={batch: self._profile.quantile(segment, batch) for batch in batches},
-        )
-
-
-def _softmax(logits: Array) -> NDArray[np.float32]:
-    """Over the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return probabilities
+    def _ensemble_size_allowed(self) -> int:
+        with self._changed:
+            return sum(
+                self._seconds_until(size, arriving=1) <= self.settings.reference_deadline
+                for size in self._tree.ensemble_sizes
+            )

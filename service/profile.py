@@ -18,6 +18,7 @@ import numpy as np
 
 from model_core.tree import Segment, Tree
 from service.runners.base import Runner
+from service.state import StepProfile
 
 __all__ = ["Profile", "Shape", "measure_profile"]
 
@@ -65,9 +66,14 @@ class Profile:
         """A step of the engine took so long."""
         self._curves[segment].observe(batch, seconds)
 
-    def batches(self, segment: Segment) -> tuple[int, ...]:
-        """The batch sizes at which a segment was measured; others are interpolated."""
-        return self._curves[segment].batches
+    def describe(self, segment: Segment) -> StepProfile:
+        """What is known of a segment, at the batch sizes that were measured."""
+        batches = self._curves[segment].batches
+        return StepProfile(
+            ensemble_size=segment.stop,
+            expected={batch: self.expected(segment, batch) for batch in batches},
+            quantile={batch: self.quantile(segment, batch) for batch in batches},
+        )
 
 
 class _Curve:

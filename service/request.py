@@ -5,13 +5,15 @@ No torch, no asyncio, no clock: every instant is a number that the engine's cloc
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ServiceError
+from service.errors import BudgetError, ServiceError
 
 __all__ = ["Budget", "Failure", "Refinement", "StopReason", "Ticket", "Update"]
 
@@ -47,6 +49,26 @@ class Budget:
     """Leaves to average at most."""
     min_confidence: float | None = None
     """Calibrated top probability (0..1) that is enough to stop."""
+
+    def size_limit(self, flops: Sequence[int]) -> tuple[int, StopReason]:
+        """The ensemble size at which it must stop, and why; `flops` are those of ensemble sizes 0..N.
+
+        Raises:
+            BudgetError: it allows not even the first leaf, or is none.
+        """
+        limits = [(len(flops) - 1, StopReason.COMPLETE)]
+        if self.max_ensemble_size is not None:
+            limits.append((self.max_ensemble_size, StopReason.ENSEMBLE_SIZE))
+        if self.max_flops is not None:
+            limits.append((bisect_right(flops, self.max_flops) - 1, StopReason.FLOPS))
+        size, reason = min(limits, key=lambda limit: limit[0])
+        if size < 1 and reason is StopReason.FLOPS:
+            raise BudgetError(f"max_flops is {self.max_flops}, but the first leaf takes {flops[1]}")
+        if size < 1:
+            raise BudgetError(f"max_ensemble_size must be at least 1, got {size}")
+        if self.min_confidence is not None and not 0 < self.min_confidence <= 1:
+            raise BudgetError(f"min_confidence must be above 0 and at most 1, got {self.min_confidence}")
+        return size, reason
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -100,13 +100,12 @@ class Policy(Protocol):
         ...
 
 
-def expired(queues: Queues, costs: Costs, now: float) -> list[tuple[int, Entry]]:
-    """The requests, with their sizes, that could not finish their next step in time even if it ran alone and now."""
-    late: list[tuple[int, Entry]] = []
+def expired(queues: Queues, costs: Costs, now: float) -> list[Entry]:
+    """The requests that could not finish their next step in time even if it ran alone and at once."""
+    late: list[Entry] = []
     for size, queue in enumerate(queues):
         if queue:
-            cut = bisect_left(queue, _first_due(now + costs.quantile(Segment(size), 1)))
-            late.extend((size, entry) for entry in queue[:cut])
+            late += queue[: bisect_left(queue, _first_due(now + costs.quantile(Segment(size), 1)))]
     return late
 
 

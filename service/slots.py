@@ -66,11 +66,16 @@ class SlotPool:
         if level in self._levels:
             self._levels[level][_rows(slots)] = activations
 
-    def add_logits(self, slots: Sequence[int], logits: Array) -> Array:
-        """Add leaves' logits (w, B, K); returns the new sums (B, K)."""
-        rows = _rows(slots)
-        self._logit_sums[rows] += logits.sum(axis=0)
-        return self._logit_sums[rows]
+    def add_logits(self, slots: Sequence[int], logits: Array) -> None:
+        """Add leaves' logits (w, B, K)."""
+        self._logit_sums[_rows(slots)] += logits.sum(axis=0)
+
+    def probabilities(self, slots: Sequence[int], size: int, temperature: float) -> Array:
+        """softmax(y_n / T), (B, K), at ensemble size n; y_n is the mean of the n leaves' logits."""
+        logits = self._logit_sums[_rows(slots)] / np.float32(size * temperature)
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        return probabilities
 
 
 def _rows(slots: Sequence[int]) -> slice | list[int]:

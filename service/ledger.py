@@ -1,0 +1,171 @@
+"""The ledger: every admitted request, where it stands and which slot it holds.
+
+The engine's books, without its thread: no locks (the engine holds its own around every call), no clock (instants are
+arguments). A request is in the ledger from admission to its one end; in between it is in a queue or in the batch
+that runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from model_core.tree import Segment
+from service.errors import ServiceError
+from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
+from service.runners.base import Array
+from service.scheduler import Decision, Entry, Queues
+from service.slots import SlotPool
+
+__all__ = ["Batch", "Ledger", "Listener", "Request", "tell"]
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[[Sequence[tuple[Ticket, Update]]], None]
+"""Hears all updates of a step for the requests it was given with, at once. Called under the engine's lock: it must not
+block. An asyncio listener hands them to its loop; see `service.delivery`."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Request:
+    """One admitted request."""
+
+    ticket: Ticket
+    entry: Entry
+    image: Array
+    budget: Budget
+    limit: int
+    """The ensemble size at which it must stop, and why."""
+    limit_reason: StopReason
+    listener: Listener
+    submitted_at: float
+    size: int = 0
+    slot: int = -1
+    """Where it is in the pool; -1 until its first step."""
+    queued: bool = True
+    running: bool = False
+    """In the batch that runs."""
+    started_at: float = 0.0
+    latest: Refinement | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Requests that take a segment together, in the order of their slots."""
+
+    segment: Segment
+    requests: list[Request]
+    slots: list[int]
+    started_at: float
+
+
+class Ledger:
+    """The requests of one engine."""
+
+    def __init__(self, flops: Sequence[int], pool: SlotPool) -> None:
+        self.queues = Queues(len(flops) - 1)
+        self._flops = flops
+        self._pool = pool
+        self._requests: dict[int, Request] = {}
+        self._admitted = 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def admit(self, image: Array, budget: Budget, listener: Listener, now: float) -> Ticket:
+        """Take a request up; it waits for its first step.
+
+        Raises:
+            BudgetError: the budget allows not even the first leaf, or is none.
+        """
+        limit, limit_reason = budget.size_limit(self._flops)
+        ticket = Ticket(self._admitted)
+        self._admitted += 1
+        request = Request(
+            ticket=ticket,
+            entry=Entry(inf if budget.deadline is None else budget.deadline, ticket.number),
+            image=image,
+            budget=budget,
+            limit=limit,
+            limit_reason=limit_reason,
+            listener=listener,
+            submitted_at=now,
+        )
+        self._requests[ticket.number] = request
+        self.queues.add(0, request.entry)
+        return ticket
+
+    def of(self, entry: Entry) -> Request:
+        """The request behind an entry of the queues."""
+        return self._requests[entry.number]
+
+    def requests(self) -> list[Request]:
+        """All of them."""
+        return list(self._requests.values())
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a request, if it is still there."""
+        if (request := self._requests.get(ticket.number)) is not None:
+            self._remove(request)
+
+    def begin(self, decision: Decision, now: float) -> Batch:
+        """Move a decision's requests from their queue into a batch; those that start get a slot."""
+        requests = [self.of(entry) for entry in decision.entries]
+        for request in requests:
+            self.queues.remove(request.size, request.entry)
+            request.queued, request.running = False, True
+            if request.slot < 0:
+                request.slot, request.started_at = self._pool.take(), now
+        requests.sort(key=lambda request: request.slot)  # neighbours in the pool need no copy
+        slots = [request.slot for request in requests]
+        return Batch(segment=decision.segment, requests=requests, slots=slots, started_at=now)
+
+    def release(self, batch: Batch) -> list[tuple[int, Request]]:
+        """A batch has run: its requests that still want the result, with their positions in it.
+
+        Each is to be handed to `advance` or `end`.
+        """
+        remaining = []
+        for position, request in enumerate(batch.requests):
+            request.running = False
+            if request.ticket.number in self._requests:
+                remaining.append((position, request))
+            else:  # cancelled meanwhile
+                self._pool.free(request.slot)
+        return remaining
+
+    def advance(self, request: Request, refinement: Refinement) -> None:
+        """A request has a new refinement; unless it is the last one, it waits for its next step."""
+        request.size, request.latest = refinement.ensemble_size, refinement
+        if refinement.stop_reason is not None:
+            self._remove(request)
+        else:
+            self.queues.add(request.size, request.entry)
+            request.queued = True
+
+    def end(self, request: Request, reason: StopReason, error: ServiceError, now: float) -> Update:
+        """End a request with what it has: its latest refinement, or the error."""
+        self._remove(request)
+        return replace(request.latest, stop_reason=reason) if request.latest else Failure(error=error, at=now)
+
+    def _remove(self, request: Request) -> None:
+        del self._requests[request.ticket.number]
+        if request.queued:
+            self.queues.remove(request.size, request.entry)
+        if request.slot >= 0 and not request.running:  # `release` frees those that a running step still writes to
+            self._pool.free(request.slot)
+
+
+def tell(updates: Sequence[tuple[Request, Update]]) -> None:
+    """Pass updates on to their listeners, one call for each listener."""
+    mail: defaultdict[Listener, list[tuple[Ticket, Update]]] = defaultdict(list)
+    for request, update in updates:
+        mail[request.listener].append((request.ticket, update))
+    for listener, letters in mail.items():
+        try:
+            listener(letters)
+        except Exception:  # one listener's fault must not end the others' requests
+            logger.exception("a listener failed; %d updates are lost", len(letters))
