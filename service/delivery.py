@@ -175,7 +175,9 @@ async def _came(event: asyncio.Event, timeout: float | None) -> bool:
     if event.is_set():
         return True
     try:
-        await asyncio.wait_for(event.wait(), timeout)
+        # Not wait_for: up to Python 3.11 it swallows a cancellation that comes together with the event.
+        async with asyncio.timeout(timeout):
+            await event.wait()
     except TimeoutError:
         return False
     return True
