@@ -67,7 +67,10 @@ class Service:
         self.failure: ServiceError | None = None
         """Why it could not start."""
         self._engine_settings = EngineSettings(
-            max_active=settings.max_active, max_waiting=settings.max_waiting, max_batch=settings.max_batch
+            max_active=settings.max_active,
+            max_waiting=settings.max_waiting,
+            max_batch=settings.max_batch,
+            profile_seconds=settings.profile_seconds,
         )
         self._make_runner = runner_factory
         self._engine: Engine | None = None

@@ -48,8 +48,10 @@ class Settings(BaseSettings):
     threads: Count | None = Field(None, description="CPU threads that compute a step; unset, one per available core")
     decode_threads: Count = Field(2, description="threads that decode images")
 
+    profile_seconds: float = Field(2, gt=0, description="time to measure the steps at start-up, seconds")
+
     max_active: Count = Field(64, description="requests that hold activations at a time")
-    max_waiting: int = Field(512, ge=0, description="requests that may wait for their first step; more get 503")
+    max_waiting: Count = Field(512, description="requests that may wait for their first step; more get 503")
     max_batch: Count = Field(32, description="requests that share a step at most")
 
     default_deadline_ms: Milliseconds | None = Field(
