@@ -146,6 +146,7 @@ async def submit(
             timeout.reschedule(loop_time(deadline_ms))
             images = await asyncio.gather(*(service.decoder.decode(data, name) for name, data in upload.images.items()))
     except TimeoutError as error:
+        service.recorder.deadline_missed()
         raise DeadlineMissedError from error
     decoded_at = service.clock()
     budget = Budget(
