@@ -114,6 +114,10 @@ class TrainConfig:
         missing = {name: value for name, value in PAPER[self.dataset].items() if getattr(self, name) is None}
         return replace(self, **missing)
 
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the weights; where and how the run was carried out is left out."""
+        return {name: getattr(self, name) for name, setting in settings().items() if not setting.free}
+
     def to_json(self) -> str:
         """As stored in checkpoints."""
         return json.dumps(asdict(self), default=str)

@@ -1,19 +1,136 @@
-"""Evaluates every ensemble size of a model.
+"""Evaluates every ensemble size 1..N: what it costs, how accurate it is, how far its confidence can be trusted.
+
+Temperatures are fitted on the held-out images, everything else is measured on the test images, in float32.
 
 Shape legend: L leaves, M images, B batch, K classes.
 """
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
 import torch
+import torchvision
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor
 
-from model_core.grouped import HierarchicalEnsemble, prefix_means
+from model_core.costs import count_costs
+from model_core.grouped import HierarchicalEnsemble
+from model_core.package import EnsembleFigures
+from training.calibration import expected_calibration_error, fitted_temperature, negative_log_likelihood
+from training.data import ImageDataset
+from training.errors import RunError
 from training.images import Images
 
-__all__ = ["leaf_logits", "prefix_accuracies"]
+__all__ = ["Evaluation", "SizeFigures", "evaluate", "leaf_logits", "prefix_accuracies"]
 
 BATCH = 250
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SizeFigures(_Figures):
+    """One ensemble size. Accuracies and calibration errors are 0..1, likelihoods in nats, FLOPs multiply-adds."""
+
+    ensemble_size: int
+    flops: int
+    accuracy: float
+    nll: float
+    ece: float
+    temperature: float
+    calibrated_nll: float
+    calibrated_ece: float
+    logit_std: float
+    """Standard deviation of the logits over the evaluated leaves, mean over classes and images (section 4.1)."""
+
+
+class Evaluation(_Figures):
+    """Every ensemble size and every single leaf of one trained state, with how the figures came about."""
+
+    architecture: str
+    evaluated_on: str
+    run_sha256: str
+    """Digest of the run's state file, so that figures are never taken for those of other weights."""
+    epochs: float
+    seed: int
+    command: str
+    versions: dict[str, str]
+    settings: dict[str, JsonValue]
+    sizes: tuple[SizeFigures, ...]
+    leaf_accuracies: tuple[float, ...]
+
+    @property
+    def table(self) -> list[EnsembleFigures]:
+        """The rows of a package's manifest: likelihood and calibration of the calibrated probabilities."""
+        return [
+            EnsembleFigures(
+                ensemble_size=row.ensemble_size,
+                flops=row.flops,
+                accuracy=row.accuracy,
+                nll=row.calibrated_nll,
+                ece=row.calibrated_ece,
+                temperature=row.temperature,
+            )
+            for row in self.sizes
+        ]
+
+    def __str__(self) -> str:
+        lines = [" N   MFLOPs  accuracy  leaf N     NLL     ECE  logit std       T  calibrated NLL, ECE"]
+        lines += [
+            f"{row.ensemble_size:2} {row.flops / 1e6:8.1f} {row.accuracy:9.2%} {leaf:7.2%} {row.nll:7.3f}"
+            f" {row.ece:7.3f} {row.logit_std:10.3f} {row.temperature:7.2f} {row.calibrated_nll:15.3f},"
+            f" {row.calibrated_ece:.3f}"
+            for row, leaf in zip(self.sizes, self.leaf_accuracies, strict=True)
+        ]
+        return "\n".join(lines)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an evaluation.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read ({error.strerror}); run `hne-train evaluate` first") from error
+        except ValidationError as error:
+            raise RunError(f"{path}: is not a complete evaluation; run `hne-train evaluate` again") from error
+
+
+@torch.inference_mode()
+def evaluate(model: HierarchicalEnsemble, data: ImageDataset) -> tuple[list[SizeFigures], list[float]]:
+    """Measure every ensemble size, and the accuracy of every leaf on its own.
+
+    The model and the data are on the same device; the model is left in evaluation mode.
+    """
+    flops = count_costs(model.spec).cumulative_flops
+    held_out_logits, held_out_labels = leaf_logits(model, data.held_out)
+    logits_lmk, labels_m = leaf_logits(model, data.test)
+    figures = []
+    outputs = zip(prefix_outputs(held_out_logits), prefix_outputs(logits_lmk), strict=True)
+    for size, (held_out_mk, output_mk) in enumerate(outputs, 1):
+        temperature = fitted_temperature(held_out_mk, held_out_labels)
+        figures.append(
+            SizeFigures(
+                ensemble_size=size,
+                flops=flops[size],
+                accuracy=_accuracy(output_mk, labels_m),
+                nll=negative_log_likelihood(output_mk, labels_m),
+                ece=expected_calibration_error(output_mk, labels_m),
+                temperature=temperature,
+                calibrated_nll=negative_log_likelihood(output_mk, labels_m, temperature=temperature),
+                calibrated_ece=expected_calibration_error(output_mk, labels_m, temperature=temperature),
+                logit_std=logits_lmk[:size].std(0, correction=0).mean().item(),
+            )
+        )
+    return figures, [_accuracy(leaf_mk, labels_m) for leaf_mk in logits_lmk]
 
 
 @torch.inference_mode()
@@ -31,7 +148,27 @@ def leaf_logits(model: HierarchicalEnsemble, images: Images, *, bf16: bool = Fal
     return torch.cat(logits, dim=1), torch.cat(labels)
 
 
+def prefix_outputs(logits_lmk: Tensor) -> Iterator[Tensor]:
+    """y_n (M, K) for n = 1..L, one at a time: all of them for ImageNet would fill gigabytes."""
+    total_mk = torch.zeros_like(logits_lmk[0])
+    for size, leaf_mk in enumerate(logits_lmk, 1):
+        total_mk += leaf_mk
+        yield total_mk / size
+
+
 def prefix_accuracies(logits_lmk: Tensor, labels_m: Tensor) -> list[float]:
     """Accuracy (0..1) of each ensemble size 1..L."""
-    correct_lm = prefix_means(logits_lmk).argmax(-1) == labels_m
-    return correct_lm.double().mean(1).tolist()
+    return [_accuracy(output_mk, labels_m) for output_mk in prefix_outputs(logits_lmk)]
+
+
+def versions() -> dict[str, str]:
+    """What the figures were computed with."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+    }
+
+
+def _accuracy(logits_mk: Tensor, labels_m: Tensor) -> float:
+    return (logits_mk.argmax(-1) == labels_m).double().mean().item()

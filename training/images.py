@@ -114,9 +114,12 @@ class FileImages(Images):
     def _load(self, dataset: Dataset[tuple[Tensor, Tensor]], batches: list[list[int]]) -> Iterator[Batch]:
         pinned = self._device.type == "cuda"
         loader = DataLoader(dataset, batch_sampler=batches, num_workers=self._workers, pin_memory=pinned)
-        for images, labels in loader:
-            images = images.to(self._device, memory_format=torch.channels_last, non_blocking=True)
-            yield images, labels.to(self._device, non_blocking=True)
+        try:
+            for images, labels in loader:
+                images = images.to(self._device, memory_format=torch.channels_last, non_blocking=True)
+                yield images, labels.to(self._device, non_blocking=True)
+        except DataError as error:  # a worker's error arrives with its traceback in the message
+            raise DataError(str(error).strip().rpartition("DataError: ")[2]) from None
 
 
 class _FileDataset(Dataset[tuple[Tensor, Tensor]]):

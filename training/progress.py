@@ -38,7 +38,7 @@ class LogRow:
 class Progress:
     """Progress bar and log of one run; a context manager."""
 
-    def __init__(self, folder: Path, *, images: int, done: int, step: int) -> None:
+    def __init__(self, folder: Path, *, images: int, done: int, step: int, leaves: int) -> None:
         self._path = folder / LOG_FILE
         kept = self._rows_until(step)
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +54,7 @@ class Progress:
         self._bar = tqdm(
             total=images, initial=done, unit="img", desc="training", mininterval=0.1 if sys.stderr.isatty() else 60
         )
+        self._leaves = leaves
         self._accuracies: dict[str, str] = {}
 
     def advance(self, images: int) -> None:
@@ -65,7 +66,7 @@ class Progress:
         self._writer.writerow({name: _short(value) for name, value in asdict(row).items()})
         self._file.flush()
         if row.accuracy_1 is not None and row.accuracy_full is not None:
-            self._accuracies = {"N=1": f"{row.accuracy_1:.2%}", "N=all": f"{row.accuracy_full:.2%}"}
+            self._accuracies = {"N=1": f"{row.accuracy_1:.2%}", f"N={self._leaves}": f"{row.accuracy_full:.2%}"}
         self._bar.set_postfix({"epoch": f"{row.epoch:.1f}", "loss": f"{row.loss:.3f}", **self._accuracies})
 
     def __enter__(self) -> Self:

@@ -57,6 +57,12 @@ class RunState:
     model: HierarchicalEnsemble
     momentum: dict[str, Tensor]
 
+    @property
+    def epochs(self) -> float:
+        """Epochs trained so far, fractional within an epoch."""
+        assert self.config.batch_size is not None
+        return self.position.epoch + self.position.step / (self.data.train // self.config.batch_size)
+
     def save(self, folder: Path) -> None:
         """Write the state; a crash meanwhile leaves the previous one."""
         tensors = {MODEL + name: tensor for name, tensor in self.model.state_dict().items()}

@@ -63,6 +63,18 @@ def data_card(data: ImageDataset) -> DataCard:
     )
 
 
+def check_data(data: ImageDataset, state: RunState) -> None:
+    """Make sure that the data is what the run was started with.
+
+    Raises:
+        RunError: it is not.
+    """
+    if data_card(data) != state.data:
+        raise RunError(
+            "the dataset has changed since the run was started: its classes, or its images' number or pixels"
+        )
+
+
 class Trainer:
     """Continues a run from its state, new or loaded.
 
@@ -73,10 +85,7 @@ class Trainer:
 
     def __init__(self, state: RunState, data: ImageDataset, options: RunOptions, device: torch.device) -> None:
         config = state.config
-        if data_card(data) != state.data:
-            raise RunError(
-                "the dataset has changed since the run was started: its classes, or its images' number or pixels"
-            )
+        check_data(data, state)
         assert config.batch_size is not None
         assert config.epochs is not None
         assert config.weight_decay is not None
@@ -111,17 +120,17 @@ class Trainer:
         Returns:
             Whether the run is complete.
         """
-        self._begun = self._moved = self._saved = self.options.clock()
+        self._begun = self._saved = self.options.clock()
         done = self.position.epoch * self.steps_per_epoch + self.position.step
         with Progress(
             self.options.out,
             images=self.epochs * self.steps_per_epoch * self.batch_size,
             done=done * self.batch_size,
             step=done,
+            leaves=self.model.tree.leaves,
         ) as progress:
             while self.position.epoch < self.epochs and not self._must_stop():
                 self.train_epoch(progress)
-            self.save()
         return self.position.epoch == self.epochs
 
     def train_epoch(self, progress: Progress) -> None:
@@ -129,6 +138,7 @@ class Trainer:
         epoch, start = self.position.epoch, self.position.step
         batches = self.data.train.training_batches(self.batch_size, seed=self.config.seed, epoch=epoch, start=start)
         self.model.train()
+        self._moved = self.options.clock()
         for step, (images, labels) in enumerate(batches, start):
             self.train_step(images, labels)
             progress.advance(len(labels))
@@ -138,6 +148,7 @@ class Trainer:
             if (step + 1) % LOG_STEPS == 0:
                 self._log(progress)
             if self._must_stop():
+                self.save()
                 return
             if self.options.clock() - self._saved >= self.options.save_seconds:
                 self.save()
