@@ -15,8 +15,8 @@ from service.errors import DeadlineMissedError
 from service.lifecycle import Service
 from service.problems import Problem, problem_of, problem_responses
 from service.schemas import Answer, Limits, ModelCard, ModelList, SizeFigures, StepTimes
-from service.stream import EVENT_STREAM, EventStream, events, until_disconnect
-from service.submission import Authorized, Submission, Submitted, service_of
+from service.stream import EventStream, events, until_disconnect
+from service.submission import EVENT_STREAM, STREAM_PATH, Authorized, Submission, Submitted, service_of, wants_stream
 from service.upload import REQUEST_BODY
 
 __all__ = ["router"]
@@ -62,7 +62,7 @@ async def predict(request: Request, submission: Submitted) -> Response:
     With `Accept: text/event-stream` it refines before your eyes, as `/predict/stream`. Of several images, one without a
     single network in time has a problem in its place of the list; the status is 504 only if all have.
     """
-    if EVENT_STREAM in request.headers.get("accept", ""):
+    if wants_stream(request):
         return _stream(submission)
     async with until_disconnect(request.receive):
         if submission.is_list:
@@ -75,7 +75,7 @@ async def predict(request: Request, submission: Submitted) -> Response:
 
 
 @router.post(
-    "/predict/stream",
+    STREAM_PATH,
     summary="Watch a prediction refine",
     response_class=EventStream,
     responses=_responses("Events."),

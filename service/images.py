@@ -96,6 +96,8 @@ class Decoder:
                 image.draft(None, (shorter, shorter))
                 return self._fit(_opaque(ImageOps.exif_transpose(image)))
         except UnidentifiedImageError as error:
+            if _has_known_start(data):
+                raise InvalidError({name: "cannot be decoded: the head of the image is broken"}) from error
             raise FormatError(f"not an image this service reads ({', '.join(FORMATS)})") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise TooLargeError(f"the image has more than the {self._max_pixels} pixels allowed") from error
@@ -122,6 +124,11 @@ class Decoder:
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
             raise TooLargeError(f"the image has {width} x {height} pixels; at most {self._max_pixels} are allowed")
+
+
+def _has_known_start(data: bytes) -> bool:
+    """Whether one of our formats claims the data by its first bytes."""
+    return any(accept is not None and accept(data[:16]) is True for _, accept in map(Image.OPEN.__getitem__, FORMATS))
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -24,11 +24,10 @@ from starlette.types import Receive, Scope, Send
 from service.errors import ServiceError
 from service.problems import CLIENT_LEFT, problem_of
 from service.schemas import StreamStart
-from service.submission import Submission
+from service.submission import EVENT_STREAM, Submission
 
-__all__ = ["EVENT_STREAM", "EventStream", "events", "until_disconnect"]
+__all__ = ["EventStream", "events", "until_disconnect"]
 
-EVENT_STREAM = "text/event-stream"
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
 
@@ -40,9 +39,9 @@ class EventStream(Response):
 
     media_type = EVENT_STREAM
 
-    def __init__(self, chunks: AsyncGenerator[bytes]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes], status_code: int = 200) -> None:
         self.chunks = chunks
-        self.status_code = 200
+        self.status_code = status_code
         self.background = None
         # The second is for nginx, which would otherwise collect events before it passes them on.
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})

@@ -25,9 +25,11 @@ from service.request import Budget, Refinement
 from service.schemas import Answer, Options, Prediction
 from service.upload import read_upload
 
-__all__ = ["Authorized", "Submission", "Submitted", "service_of"]
+__all__ = ["EVENT_STREAM", "STREAM_PATH", "Authorized", "Submission", "Submitted", "service_of", "wants_stream"]
 
 DEFAULT_TOP_K = 5
+EVENT_STREAM = "text/event-stream"
+STREAM_PATH = "/predict/stream"
 
 _bearer = HTTPBearer(auto_error=False, description="One of the service's API keys, where it asks for them.")
 _api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in a header of its own.")
@@ -82,6 +84,11 @@ class Submission:
             "total": self.service.clock() - self.head.arrived_at,
         }
         return ", ".join(f"{name};dur={_ms(seconds)}" for name, seconds in spans.items())
+
+
+def wants_stream(request: Request) -> bool:
+    """Whether the answer is to be a stream of events."""
+    return request.url.path == STREAM_PATH or EVENT_STREAM in request.headers.get("accept", "")
 
 
 def service_of(request: Request) -> Service:
@@ -140,6 +147,8 @@ async def submit(
     try:
         async with asyncio.timeout_at(loop_time(due(query))) as timeout:
             upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
+            if upload.is_list and wants_stream(request):
+                raise InvalidError({"body.images": "a stream answers one image"})
             options = query.merged(upload.options)
             deadline_ms = due(options)
             top_k = _check(options, service)

@@ -1,0 +1,120 @@
+"""Fixtures of the service's tests: the real app on the tiny package, and a runner that can be made to stall."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from model_core.package import Package
+from model_core.tree import Segment
+from service.app import create_app
+from service.lifecycle import make_runner
+from service.runners import Array, Runner
+from service.settings import Settings
+
+
+class Brake:
+    """A real runner that can be held before a step: a machine that stalls."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._held_from: int | None = None
+        self._released = threading.Event()
+        self.segments: tuple[Segment, ...] = runner.segments
+        self.shapes: Mapping[int, tuple[int, ...]] = runner.shapes
+        self.max_batch = runner.max_batch
+
+    @contextmanager
+    def before(self, step: int) -> Iterator[None]:
+        """Within the block, no step from `step` on begins."""
+        self._released.clear()
+        self._held_from = step
+        try:
+            yield
+        finally:
+            self._held_from = None
+            self._released.set()
+
+    def run(self, segment: Segment, x: Array) -> tuple[Array, dict[int, Array]]:
+        if self._held_from is not None and segment.start >= self._held_from:
+            assert self._released.wait(30), "the test never let go"
+        return self._runner.run(segment, x)
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A started app, a client that talks to it, and the brake of its runner."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    brake: Brake
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """A sample of the app's registry."""
+        value: float | None = self.app.state.service.registry.get_sample_value(name, labels)
+        return value
+
+
+Serving = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A JPEG of the tiny model's input size."""
+    pixels = np.random.default_rng(7).integers(0, 256, (32, 32, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def serving(tiny_package: Path) -> Serving:
+    """`async with serving(max_pixels=...) as served`: an app of one's own with these settings."""
+
+    @asynccontextmanager
+    async def run(**settings: object) -> AsyncIterator[Served]:
+        brakes = []
+
+        def factory(package: Package, settings: Settings) -> Runner:
+            brakes.append(Brake(make_runner(package, settings)))
+            return brakes[0]
+
+        values = {"model": tiny_package, "threads": 1, "profile_seconds": 0.01, **settings}
+        app = create_app(Settings.model_validate(values), runner_factory=factory)
+        async with app.router.lifespan_context(app):
+            await app.state.service.started()
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                yield Served(app, client, brakes[0])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+async def served(serving: Serving, anyio_backend: str) -> AsyncIterator[Served]:
+    """One app for all tests of a module that do not make it stall."""
+    async with serving(max_body_bytes=200_000, max_pixels=1_000_000, max_images=4) as served:
+        yield served
+
+
+@pytest.fixture
+def client(served: Served) -> httpx.AsyncClient:
+    return served.client

@@ -1,0 +1,288 @@
+"""The API through the real app: forms of bodies, budgets, lists, operation."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.openapi.models import OpenAPI
+
+from model_core.package import Package
+
+if TYPE_CHECKING:
+    from model_core.grouped import HierarchicalEnsemble
+
+pytestmark = pytest.mark.anyio
+
+JPEG = {"content-type": "image/jpeg"}
+
+
+async def leaf_of_one(served: Any) -> None:
+    """Wait for the first leaf of the first request."""
+    async with asyncio.timeout(10):
+        while served.metric("hne_first_prediction_seconds_count") != 1:
+            await asyncio.sleep(0)
+
+
+def encoded(photo: bytes) -> str:
+    return base64.b64encode(photo).decode()
+
+
+async def test_the_answer_is_the_models(
+    client: httpx.AsyncClient, photo: bytes, served: Any, tiny_model: HierarchicalEnsemble
+) -> None:
+    import torch
+
+    from model_core.depth_first import refine
+
+    response = await client.post("/predict?top_k=10", content=photo, headers=JPEG)
+    answer = response.json()
+    assert response.status_code == 200
+    assert (answer["ensemble_size"], answer["max_ensemble_size"], answer["stop_reason"]) == (16, 16, "complete")
+    image = torch.from_numpy(served.app.state.service.decoder.read(photo))[None]
+    with torch.no_grad():
+        *_, mean_logits = refine(tiny_model, image)
+    table = served.app.state.service.package.manifest.table
+    expected = torch.softmax(mean_logits[0] / table[15].temperature, 0).numpy()
+    probabilities = np.zeros(10)
+    for prediction in answer["predictions"]:
+        probabilities[prediction["class_id"]] = prediction["probability"]
+        assert prediction["label"] == f"class {prediction['class_id']}"
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert np.argmax(expected) == answer["predictions"][0]["class_id"]
+    assert answer["flops"] == table[15].flops
+    assert answer["expected_accuracy"] == table[15].accuracy
+    assert 0 <= answer["queue_ms"] < answer["elapsed_ms"]
+
+
+async def test_all_forms_of_the_body_get_the_same_answer(client: httpx.AsyncClient, photo: bytes) -> None:
+    requests: list[dict[str, Any]] = [
+        {"content": photo, "headers": JPEG, "params": {"max_ensemble_size": 3, "top_k": 2}},
+        {"files": {"file": photo}, "data": {"max_ensemble_size": "3", "top_k": "2"}},
+        {"files": {"image": photo}, "data": {"max_ensemble_size": "3"}, "params": {"top_k": 2}},
+        {"json": {"image": encoded(photo), "max_ensemble_size": 3, "top_k": 2}},
+    ]
+    answers = [(await client.post("/predict", **request)).json() for request in requests]
+    for answer in answers:
+        assert (answer["ensemble_size"], answer["stop_reason"]) == (3, "ensemble_size")
+        assert len(answer["predictions"]) == 2
+        assert answer["predictions"] == answers[0]["predictions"]
+
+
+async def test_flops_spent_are_those_of_the_cost_table_and_never_more(
+    client: httpx.AsyncClient, photo: bytes, tiny_package: Path
+) -> None:
+    for row in Package.load(tiny_package).manifest.table:
+        for budget, size in ((row.flops, row.ensemble_size), (row.flops - 1, row.ensemble_size - 1)):
+            if size:
+                answer = (await client.post(f"/predict?max_flops={budget}", content=photo, headers=JPEG)).json()
+                assert answer["ensemble_size"] == size
+                assert answer["flops"] <= budget
+                assert answer["stop_reason"] == ("complete" if size == 16 else "flops")
+
+
+async def test_enough_confidence_stops(client: httpx.AsyncClient, photo: bytes) -> None:
+    answer = (await client.post("/predict?min_confidence=0.01", content=photo, headers=JPEG)).json()
+    assert (answer["ensemble_size"], answer["stop_reason"]) == (1, "confidence")
+
+
+async def test_several_images_get_a_list_in_their_order(client: httpx.AsyncClient, photo: bytes) -> None:
+    other = photo[:-200] + bytes(198) + b"\xff\xd9"  # the same, grey at the bottom
+    alone = [(await client.post("/predict", content=data, headers=JPEG)).json() for data in (photo, other)]
+    body = {"images": [encoded(photo), encoded(other), encoded(photo)], "top_k": 5}
+    from_json = (await client.post("/predict", json=body)).json()
+    from_form = (await client.post("/predict", files=[("file", photo), ("file", other), ("file", photo)])).json()
+    for answers in (from_json, from_form):
+        top = [[prediction["class_id"] for prediction in answer["predictions"]] for answer in answers]
+        expected = [[prediction["class_id"] for prediction in answer["predictions"]] for answer in alone]
+        assert top == [expected[0], expected[1], expected[0]]
+    assert len((await client.post("/predict", json={"images": [encoded(photo)]})).json()) == 1
+
+
+async def test_headers_tell_id_and_timing(client: httpx.AsyncClient, photo: bytes) -> None:
+    own = await client.post("/predict", content=photo, headers=JPEG | {"x-request-id": "trace-1.2:3"})
+    assert own.headers["x-request-id"] == own.json()["request_id"] == "trace-1.2:3"
+    names = [span.partition(";")[0] for span in own.headers["server-timing"].split(", ")]
+    assert names == ["read", "queue", "compute", "total"]
+    for insane in ("a b", "x" * 129, 'quote"', ""):
+        new = await client.post("/predict", content=photo, headers=JPEG | {"x-request-id": insane})
+        assert new.headers["x-request-id"] == new.json()["request_id"] != insane
+
+
+async def test_at_the_deadline_the_latest_refinement_is_the_answer(serving: Any, photo: bytes) -> None:
+    async with serving() as served:
+        with served.brake.before(2):
+            response = await served.client.post("/predict?deadline_ms=300", content=photo, headers=JPEG)
+            assert (await served.client.get("/readyz")).status_code == 200
+        answer = response.json()
+        assert (response.status_code, answer["ensemble_size"], answer["stop_reason"]) == (200, 2, "deadline")
+        assert 300 <= answer["elapsed_ms"] < 1000
+        assert served.metric("hne_stops_total", reason="deadline") == 1
+
+
+@pytest.mark.parametrize("how", ["query", "header", "json", "default", "cap"])
+async def test_without_a_leaf_by_the_deadline_it_is_504(serving: Any, photo: bytes, how: str) -> None:
+    settings = {"default": {"default_deadline_ms": 150}, "cap": {"max_deadline_ms": 150}}.get(how, {})
+    request: dict[str, Any] = {"content": photo, "headers": dict(JPEG)}
+    if how == "query":
+        request["params"] = {"deadline_ms": 150}
+    if how == "header":
+        request["headers"] |= {"x-request-timeout-ms": "150"}
+        request["params"] = {"deadline_ms": 60_000}
+    if how == "json":
+        request = {"json": {"image": encoded(photo), "deadline_ms": 150}}
+    async with serving(**settings) as served:
+        with served.brake.before(0):
+            response = await served.client.post("/predict", **request)
+    assert response.status_code == 504
+    assert response.json()["type"] == "urn:hne:problem:deadline-missed"
+
+
+async def test_a_list_has_a_problem_only_where_no_leaf_was_in_time(serving: Any, photo: bytes) -> None:
+    images = [encoded(photo)] * 3
+    async with serving(max_batch=1) as served:
+        with served.brake.before(0):
+            late = await served.client.post("/predict", json={"images": images, "deadline_ms": 150})
+        assert (late.status_code, late.json()["status"]) == (504, 504)
+        answers = (await served.client.post("/predict", json={"images": images})).json()
+    assert [answer["ensemble_size"] for answer in answers] == [16, 16, 16]
+
+
+async def test_the_deadline_counts_from_the_head_so_a_slow_upload_is_504(
+    client: httpx.AsyncClient, photo: bytes
+) -> None:
+    async def never_ending() -> AsyncIterator[bytes]:
+        yield photo[:100]
+        await asyncio.Event().wait()
+
+    response = await client.post("/predict?deadline_ms=100", content=never_ending(), headers=JPEG)
+    assert response.status_code == 504
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/stream"])
+async def test_a_client_that_leaves_frees_its_place(serving: Any, photo: bytes, path: str) -> None:
+    first_leaf = asyncio.Event()
+    body = [{"type": "http.request", "body": photo, "more_body": False}]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-type", b"image/jpeg")],
+    }
+
+    async def receive() -> dict[str, Any]:
+        if body:
+            return body.pop()
+        await first_leaf.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_: Any) -> None:
+        pass
+
+    async with serving() as served:
+        with served.brake.before(1):
+            request = asyncio.create_task(served.app(scope, receive, send))
+            await leaf_of_one(served)
+            assert served.metric("hne_inflight_requests") == 1
+            first_leaf.set()
+            await request
+            assert served.metric("hne_inflight_requests") == 0
+        assert served.metric("hne_requests_total", endpoint=path, outcome="disconnected") == 1
+
+
+async def test_a_full_queue_says_when_to_come_back(serving: Any, photo: bytes) -> None:
+    async with serving(max_active=1, max_waiting=1) as served:
+        with served.brake.before(0):
+            # One of the first two runs, the other waits; a third finds the queue full.
+            tasks = [asyncio.create_task(served.client.post("/predict", content=photo, headers=JPEG)) for _ in range(3)]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            refused = done.pop().result()
+            assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:queue-full")
+            assert int(refused.headers["retry-after"]) >= 1
+        statuses = sorted(response.status_code for response in await asyncio.gather(*tasks))
+    assert statuses[-1] == 503
+    assert statuses[0] == 200
+
+
+async def test_while_it_drains_the_active_get_what_they_have_and_new_ones_503(serving: Any, photo: bytes) -> None:
+    async with serving(drain_seconds=0.2) as served:
+        client = served.client
+        with served.brake.before(3):
+            active = asyncio.create_task(client.post("/predict", content=photo, headers=JPEG))
+            await leaf_of_one(served)
+            drain = asyncio.create_task(served.app.state.service.drain())
+            await asyncio.sleep(0)
+            for path in ("/readyz", "/predict"):
+                method = "GET" if path == "/readyz" else "POST"
+                refused = await client.request(method, path, content=photo, headers=JPEG)
+                assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:draining")
+                assert "retry-after" in refused.headers
+            assert (await client.get("/healthz")).status_code == 200
+            answer = (await active).json()
+            assert answer["stop_reason"] == "drain"
+            assert answer["ensemble_size"] >= 1
+        await drain
+
+
+async def test_an_api_key_where_the_service_has_some(serving: Any, photo: bytes) -> None:
+    async with serving(api_keys="first, second") as served:
+        client = served.client
+        for headers in ({"authorization": "Bearer second"}, {"x-api-key": "first"}):
+            assert (await client.post("/predict", content=photo, headers=JPEG | headers)).status_code == 200
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "first, second"}, {"x-api-key": "kéy"}):
+            refused = await client.post("/predict", content=photo, headers=httpx.Headers(JPEG | headers, "utf-8"))
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"] == "Bearer"
+        assert (await client.get("/v1/models")).status_code == 401
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_models_show_cost_accuracy_and_latency(client: httpx.AsyncClient, tiny_package: Path) -> None:
+    (card,) = (await client.get("/v1/models")).json()["models"]
+    package = Package.load(tiny_package)
+    assert (card["name"], card["sha256"]) == ("tiny", package.sha256)
+    assert card["class_names"] == [f"class {index}" for index in range(10)]
+    assert card["limits"]["max_images"] == 4
+    assert [row["flops"] for row in card["table"]] == [row.flops for row in package.manifest.table]
+    latencies = [row["expected_latency_ms"] for row in card["table"]]
+    assert latencies == sorted(latencies)
+    assert latencies[0] > 0
+
+
+async def test_metrics_are_the_registrys(client: httpx.AsyncClient, photo: bytes) -> None:
+    await client.post("/predict", content=photo, headers=JPEG)
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert 'hne_requests_total{endpoint="/predict",outcome="answered"}' in response.text
+    assert 'hne_model_info{model="tiny"' in response.text
+    assert "process_resident_memory_bytes" in response.text
+
+
+async def test_the_documentation_is_valid_and_has_the_problems(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    OpenAPI.model_validate(document)
+    for path in ("/predict", "/predict/stream"):
+        operation = document["paths"][path]["post"]
+        assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data", "application/json"}
+        for status in ("400", "401", "413", "415", "422", "503", "504"):
+            schema = operation["responses"][status]["content"]["application/problem+json"]["schema"]
+            assert schema == {"$ref": "#/components/schemas/Problem"}
+        assert {parameter["name"] for parameter in operation["parameters"]} >= {"deadline_ms", "x-request-timeout-ms"}
+    for reference in _references(document):
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+def _references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [reference for item in value.values() for reference in _references(item)]
+    return [reference for item in value for reference in _references(item)] if isinstance(value, list) else []

@@ -1,0 +1,155 @@
+"""Whatever is wrong with a request: its status, as a problem, and the service stays up."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.errors import ServiceError
+from service.problems import problem_of
+
+pytestmark = pytest.mark.anyio
+
+JPEG = {"content-type": "image/jpeg"}
+
+
+def check_problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    problem: dict[str, Any] = response.json()
+    assert response.status_code == problem["status"] == status, problem
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert problem["type"]
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/stream"])
+@pytest.mark.parametrize(
+    ("query", "field", "fault"),
+    [
+        ("deadline_ms=-5", "query.deadline_ms", "greater than 0"),
+        ("deadline_ms=nan", "query.deadline_ms", "finite"),
+        ("deadline_ms=soon", "query.deadline_ms", "number"),
+        ("max_flops=0", "query.max_flops", "greater than 0"),
+        ("max_ensemble_size=0", "query.max_ensemble_size", "greater than or equal to 1"),
+        ("min_confidence=1.5", "query.min_confidence", "less than or equal to 1"),
+        ("top_k=11", "top_k", "the model has 10 classes"),
+        ("model=other", "model", "valid: tiny"),
+        ("deadline=5", "query.deadline", "valid: deadline_ms, max_flops"),
+    ],
+)
+async def test_an_invalid_option_is_422_and_named(
+    client: httpx.AsyncClient, photo: bytes, path: str, query: str, field: str, fault: str
+) -> None:
+    problem = check_problem(await client.post(f"{path}?{query}", content=photo, headers=JPEG), 422)
+    assert fault in problem["errors"][field]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "body.image"),
+        ({"image": "", "images": [""]}, "body.image"),
+        ({"images": []}, "body.images"),
+        ({"images": ["QUJD"] * 5}, "body.images"),
+        ({"image": "A"}, "body.image"),
+        ({"image": "QUJD", "deadline": 5}, "body.deadline"),
+        ({"image": "QUJD", "top_k": "many"}, "body.top_k"),
+        ([], "body"),
+    ],
+)
+async def test_an_invalid_field_of_json_is_422_and_named(client: httpx.AsyncClient, body: Any, field: str) -> None:
+    assert field in check_problem(await client.post("/predict", json=body), 422)["errors"]
+
+
+async def test_an_invalid_form_is_422_and_named(client: httpx.AsyncClient, photo: bytes) -> None:
+    for request, field in (
+        ({"files": {"picture": photo}}, "body.picture"),
+        ({"files": {"file": photo}, "data": {"deadline": "5"}}, "body.deadline"),
+        ({"files": {"file": photo}, "data": {"top_k": ["1", "2"]}}, "body.top_k"),
+        ({"files": {"file": photo}, "data": {"top_k": "1"}, "params": {"top_k": 1}}, "body.top_k"),
+        ({"files": {"top_k": (None, "1")}}, "body.file"),
+        ({"files": [("file", photo), ("file", photo[:300])]}, "body.file.1"),
+    ):
+        assert field in check_problem(await client.post("/predict", **request), 422)["errors"]
+
+
+async def test_a_budget_below_the_first_leaf_is_422(client: httpx.AsyncClient, photo: bytes) -> None:
+    problem = check_problem(await client.post("/predict?max_flops=1000", content=photo, headers=JPEG), 422)
+    assert problem["type"] == "urn:hne:problem:invalid-budget"
+
+
+async def test_bodies_that_are_not_what_they_say(client: httpx.AsyncClient, photo: bytes) -> None:
+    for content, kind, status in (
+        (b"", "image/jpeg", 400),
+        (b"garbage", "image/jpeg", 415),
+        (photo[:-300], "image/png", 422),
+        (photo[:20], "image/jpeg", 422),
+        (photo, "application/octet-stream", 415),
+        (photo, "", 415),
+        (b"{", "application/json", 400),
+        (b"\xff", "application/json", 400),
+        (b"no part", "multipart/form-data; boundary=x", 400),
+        (b"no boundary", "multipart/form-data", 400),
+    ):
+        check_problem(await client.post("/predict", content=content, headers={"content-type": kind}), status)
+
+
+async def test_too_many_bytes_or_pixels_are_413(client: httpx.AsyncClient) -> None:
+    async def chunks() -> Any:
+        for _ in range(30):
+            yield bytes(10_000)
+
+    check_problem(await client.post("/predict", content=bytes(200_001), headers=JPEG), 413)
+    check_problem(await client.post("/predict", content=chunks(), headers=JPEG), 413)
+    check_problem(await client.post("/predict", files={"file": bytes(200_000)}), 413)
+    head = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\1IDAT"
+    assert "pixels" in check_problem(await client.post("/predict", content=png, headers=JPEG), 413)["detail"]
+
+
+async def test_unknown_paths_and_methods_are_problems_too(client: httpx.AsyncClient) -> None:
+    check_problem(await client.get("/nowhere"), 404)
+    assert check_problem(await client.get("/predict"), 405)["type"] == "about:blank"
+    assert (await client.get("/predict")).headers["allow"] == "POST"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.binary(max_size=300)
+    | st.from_regex(rb'\{"image": ?"[A-Za-z0-9+/=]*"(, ?"top_k": ?.*)?\}', fullmatch=True),
+    kind=st.sampled_from(["image/jpeg", "application/json", "multipart/form-data; boundary=b", "text/plain"]),
+    start=st.sampled_from(
+        [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF....WEBP", b"BM", b"--b\r\n"]
+    ),
+)
+async def test_no_body_breaks_the_service(client: httpx.AsyncClient, content: bytes, kind: str, start: bytes) -> None:
+    response = await client.post("/predict", content=start + content, headers={"content-type": kind})
+    if response.status_code != 200:
+        assert response.status_code in {400, 413, 415, 422}
+        check_problem(response, response.status_code)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 10_000), value=st.integers(0, 255))
+async def test_no_flipped_byte_breaks_the_service(
+    client: httpx.AsyncClient, photo: bytes, position: int, value: int
+) -> None:
+    broken = bytearray(photo)
+    broken[position % len(photo)] = value
+    body = {"image": base64.b64encode(broken).decode(), "max_ensemble_size": 1}
+    assert (await client.post("/predict", json=body)).status_code in {200, 413, 415, 422}
+
+
+def test_our_own_faults_tell_the_client_nothing() -> None:
+    problem = problem_of(ServiceError("secret path"), "id")
+    assert problem.status == 500
+    assert "secret" not in problem.model_dump_json()
