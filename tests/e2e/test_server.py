@@ -1,0 +1,138 @@
+"""`hne-serve` as a user runs it: a process of its own on a free port of the loopback interface."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from httpx_sse import aconnect_sse
+from PIL import Image
+
+pytestmark = pytest.mark.anyio
+
+READY = re.compile(r"is ready at (http://127\.0\.0\.1:\d+)")
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (300, 400, 3), np.uint8)).save(path)
+    return path.read_bytes()
+
+
+@contextmanager
+def server(package: Path, *flags: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A running server's address and process."""
+    command = [sys.executable, "-W", "error", "-m", "service.cli", "--port", "0", "--threads", "1", *flags]
+    environment = os.environ | {"HNE_MODEL": str(package), "HNE_PROFILE_SECONDS": "0.1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            ready = READY.search(process.stdout.readline())
+            assert ready, process.communicate()
+            yield ready[1], process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def url(tiny_package: Path) -> Iterator[str]:
+    with server(tiny_package) as (url, _):
+        yield url
+
+
+async def test_it_predicts_within_a_deadline(url: str, photo: bytes) -> None:
+    async with httpx.AsyncClient(base_url=url) as client:
+        response = await client.post("/predict?deadline_ms=10000", files={"file": photo})
+        answer = response.json()
+        assert (response.status_code, answer["stop_reason"]) == (200, "complete")
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+        assert "hne_requests_total" in (await client.get("/metrics")).text
+
+
+async def test_a_prediction_refines_before_the_answer_ends(url: str, photo: bytes) -> None:
+    async with (
+        httpx.AsyncClient(base_url=url) as client,
+        aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source,
+    ):
+        events = [event async for event in source.aiter_sse()]
+    assert (events[0].event, events[-1].event) == ("start", "done")
+    sizes = [event.json()["ensemble_size"] for event in events[1:-1]]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == 16
+
+
+async def test_clients_that_leave_mid_stream_leave_nothing_behind(url: str, photo: bytes) -> None:
+    async def leave(client: httpx.AsyncClient) -> None:
+        async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
+            async for _ in source.aiter_sse():
+                break
+
+    async with httpx.AsyncClient(base_url=url) as client:
+        await asyncio.gather(*(leave(client) for _ in range(32)))
+        async with asyncio.timeout(10):
+            while "hne_inflight_requests 0.0" not in (await client.get("/metrics")).text:
+                pass
+        assert (await client.post("/predict", files={"file": photo})).json()["stop_reason"] == "complete"
+
+
+async def test_half_an_upload_harms_nobody(url: str, photo: bytes) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 999\r\n\r\n\xff\xd8"
+    )
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    async with httpx.AsyncClient(base_url=url) as client:
+        assert (await client.post("/predict", files={"file": photo})).status_code == 200
+
+
+async def test_sigterm_answers_the_active_and_ends(tiny_package: Path, photo: bytes) -> None:
+    with server(tiny_package, "--drain-seconds", "5") as (url, process):
+        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            to_start = 8
+
+            async def last_event() -> tuple[str, str]:
+                nonlocal to_start
+                async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
+                    async for event in source.aiter_sse():
+                        if event.event == "start":
+                            to_start -= 1
+                            if not to_start:
+                                process.send_signal(signal.SIGTERM)
+                        last = event
+                return last.event, last.json()["stop_reason"]
+
+            ends = await asyncio.gather(*(last_event() for _ in range(to_start)))
+        assert all(end in {("done", "complete"), ("done", "drain")} for end in ends)
+        assert process.wait(10) == -signal.SIGTERM
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_a_package_that_cannot_be_served_ends_it_with_a_word(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "--model", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hne-serve: ")
+    assert "manifest.json" in done.stderr
+    assert "Traceback" not in done.stderr
