@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from model_core.package import Package
+from service.metrics import Recorder
+from service.request import Refinement, StopReason
+
+
+@pytest.fixture
+def package(tiny_package: Path) -> Package:
+    return Package.load(tiny_package)
+
+
+@pytest.fixture
+def recorder(package: Package) -> Recorder:
+    return Recorder(package, CollectorRegistry())
+
+
+def refinement(size: int, reason: StopReason) -> Refinement:
+    return Refinement(
+        ensemble_size=size,
+        flops=1,
+        probabilities=np.full(10, 0.1, np.float32),
+        stop_reason=reason,
+        started_at=0.0,
+        first_at=0.0,
+        at=0.0,
+    )
+
+
+def test_every_promised_metric_is_there_before_the_first_request(recorder: Recorder, package: Package) -> None:
+    text = generate_latest(recorder.registry).decode()
+    families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert families >= {
+        "hne_requests_total",
+        "hne_request_duration_seconds",
+        "hne_queue_duration_seconds",
+        "hne_first_prediction_seconds",
+        "hne_ensemble_size",
+        "hne_ensemble_size_allowed",
+        "hne_stops_total",
+        "hne_deadline_missed_total",
+        "hne_deadline_overrun_seconds",
+        "hne_step_duration_seconds",
+        "hne_step_batch_size",
+        "hne_flops_total",
+        "hne_expected_accuracy",
+        "hne_queue_depth",
+        "hne_queue_limit",
+        "hne_inflight_requests",
+        "hne_rejections_total",
+        "hne_model_info",
+    }
+    assert f'hne_model_info{{model="tiny",sha256="{package.sha256}",version="test"}} 1.0' in text
+
+
+def test_answers_count_by_size_reason_and_expected_accuracy(recorder: Recorder, package: Package) -> None:
+    recorder.answered(refinement(1, StopReason.DEADLINE), overrun=0.0)
+    recorder.answered(refinement(16, StopReason.COMPLETE), overrun=None)
+    value = recorder.registry.get_sample_value
+    assert value("hne_stops_total", {"reason": "deadline"}) == 1
+    assert [value("hne_ensemble_size_bucket", {"le": le}) for le in ("1.0", "15.0", "16.0")] == [1, 1, 2]
+    table = package.manifest.table
+    assert value("hne_expected_accuracy_sum") == pytest.approx(table[0].accuracy + table[15].accuracy)
+    assert value("hne_deadline_overrun_seconds_bucket", {"le": "0.0"}) == 1
+    assert value("hne_deadline_overrun_seconds_count") == 1
+
+
+def test_steps_count_by_the_size_they_reach(recorder: Recorder) -> None:
+    recorder.step(ensemble_size=3, batch=8, seconds=0.004, flops=800)
+    value = recorder.registry.get_sample_value
+    assert value("hne_step_duration_seconds_sum", {"ensemble_size": "3"}) == pytest.approx(0.004)
+    assert (value("hne_step_batch_size_sum"), value("hne_flops_total")) == (8, 800)
+
+
+def test_gauges_are_read_when_somebody_looks(recorder: Recorder) -> None:
+    waiting = [1, 2]
+    recorder.watch(
+        queue_limit=9, queue_depth=lambda: len(waiting), inflight=lambda: 5, ensemble_size_allowed=lambda: 16
+    )
+    value = recorder.registry.get_sample_value
+    assert value("hne_queue_depth") == 2
+    waiting.pop()
+    assert (value("hne_queue_depth"), value("hne_queue_limit"), value("hne_inflight_requests")) == (1, 9, 5)
+
+
+def test_two_services_do_not_share_figures(recorder: Recorder, package: Package) -> None:
+    other = Recorder(package, CollectorRegistry())
+    recorder.request(endpoint="/predict", outcome="ok", seconds=0.1)
+    labels = {"endpoint": "/predict", "outcome": "ok"}
+    assert recorder.registry.get_sample_value("hne_requests_total", labels) == 1
+    assert other.registry.get_sample_value("hne_requests_total", labels) is None

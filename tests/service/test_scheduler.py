@@ -1,0 +1,148 @@
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_core.package import EnsembleFigures
+from model_core.tree import Segment
+from service.policies import Anytime
+from service.policies.anytime import FAIR_SHARE, step_gains
+from service.scheduler import Entry, Queues, Situation, expired, largest_batch, seconds_until
+
+LEAVES = 4
+NOW = 50.0
+
+
+class Linear:
+    """A machine with a fixed cost and a cost per image; step n takes 1 / (n + 1) of step 0."""
+
+    def __init__(self, fixed: float = 1.0, each: float = 0.5, stray: float = 1.5) -> None:
+        self.fixed, self.each, self.stray = fixed, each, stray
+
+    def expected(self, segment: Segment, batch: int) -> float:
+        return (self.fixed + self.each * batch) / (segment.start + 1)
+
+    def quantile(self, segment: Segment, batch: int) -> float:
+        return self.stray * self.expected(segment, batch)
+
+
+def figures(accuracy: list[float], flops: list[int] | None = None) -> list[EnsembleFigures]:
+    costs = flops or [10 * (index + 1) for index in range(len(accuracy))]
+    return [
+        EnsembleFigures(ensemble_size=index + 1, flops=cost, accuracy=value, nll=1, ece=0, temperature=1)
+        for index, (value, cost) in enumerate(zip(accuracy, costs, strict=True))
+    ]
+
+
+TABLE = figures([0.6, 0.7, 0.75, 0.76])
+
+
+def filled(*sizes_and_slacks: tuple[int, float]) -> Queues:
+    queues = Queues(LEAVES)
+    for number, (size, slack) in enumerate(sizes_and_slacks):
+        queues.add(size, Entry(NOW + slack, number))
+    return queues
+
+
+def situation(queues: Queues, **changes: object) -> Situation:
+    usual = {"costs": Linear(), "now": NOW, "max_batch": 4, "free_slots": 3, "steps_run": 1}
+    return Situation(queues=queues, **{**usual, **changes})  # type: ignore[arg-type]
+
+
+waiting_lists = st.lists(st.tuples(st.integers(0, LEAVES - 1), st.sampled_from([0.2, 1, 2, 3, 5, 9, inf])), max_size=14)
+machines = st.builds(Linear, st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([0.1, 0.5, 1.0]), st.just(1.5))
+
+
+@given(waiting_lists, machines, st.integers(1, 6))
+def test_a_batch_makes_all_its_deadlines_and_none_larger_could(
+    requests: list[tuple[int, float]], costs: Linear, limit: int
+) -> None:
+    queue, segment = filled(*((0, slack) for _, slack in requests))[0], Segment(0)
+    batch = largest_batch(queue, segment, costs, NOW, limit)
+    assert len(batch) <= limit
+    assert all(entry.deadline >= NOW + costs.quantile(segment, len(batch)) for entry in batch)
+    for size in range(len(batch) + 1, limit + 1):
+        assert sum(entry.deadline >= NOW + costs.quantile(segment, size) for entry in queue) < size
+
+
+@given(waiting_lists, machines)
+def test_only_who_cannot_take_the_next_step_alone_is_expired(requests: list[tuple[int, float]], costs: Linear) -> None:
+    queues = filled(*requests)
+    late = expired(queues, costs, NOW)
+    for number, (size, slack) in enumerate(requests):
+        assert (Entry(NOW + slack, number) in late) == (slack < costs.quantile(Segment(size), 1))
+
+
+@given(waiting_lists, machines, st.integers(1, 5), st.integers(0, 3), st.integers(0, 2 * FAIR_SHARE))
+def test_whatever_the_policy_decides_can_be_run_in_time(
+    requests: list[tuple[int, float]], costs: Linear, max_batch: int, free_slots: int, steps_run: int
+) -> None:
+    queues = filled(*requests)
+    for entry in expired(queues, costs, NOW):
+        queues.remove(next(size for size in range(LEAVES) if entry in queues[size]), entry)
+    decision = Anytime(TABLE)(
+        situation(queues, costs=costs, max_batch=max_batch, free_slots=free_slots, steps_run=steps_run)
+    )
+    if decision is None:
+        assert all(not queues[size] for size in range(1, LEAVES))
+        assert not (queues[0] and free_slots)
+        return
+    segment, batch = decision.segment, len(decision.entries)
+    assert 1 <= batch <= (max_batch if segment.start else min(max_batch, free_slots))
+    assert len(set(decision.entries)) == batch
+    assert set(decision.entries) <= set(queues[segment.start])
+    assert all(entry.deadline >= NOW + costs.quantile(segment, batch) for entry in decision.entries)
+
+
+def test_first_answers_come_first() -> None:
+    decision = Anytime(TABLE)(situation(filled((1, 50), (1, 50), (2, 50), (0, 50))))
+    assert decision is not None
+    assert decision.segment == Segment(0)
+
+
+def test_then_the_step_that_gains_most_per_second() -> None:
+    queues = filled((1, 50), (2, 50), (3, 50))
+    decision = Anytime(figures([0.6, 0.61, 0.70, 0.71]))(situation(queues, costs=Linear(stray=1.0)))
+    assert decision is not None
+    assert decision.segment == Segment(2), "the third leaf gains most, and it costs less than the second"
+
+
+def test_full_slots_are_freed_by_finishing_the_deepest() -> None:
+    decision = Anytime(TABLE)(situation(filled((0, 50), (1, 50), (1, 50), (3, 50)), free_slots=0))
+    assert decision is not None
+    assert decision.segment == Segment(3)
+
+
+def test_a_request_without_a_deadline_finishes_under_endless_load() -> None:
+    policy, queues, costs = Anytime(TABLE), Queues(LEAVES), Linear()
+    patient = Entry(inf, 0)
+    queues.add(0, patient)
+    size = 0
+    for steps_run in range(FAIR_SHARE * (LEAVES + 1)):
+        for number in range(4):  # a full batch of urgent requests arrives with every step
+            queues.add(0, Entry(NOW + 6, 1 + number + 4 * steps_run))
+        decision = policy(situation(queues, costs=costs, free_slots=4, steps_run=steps_run))
+        assert decision is not None
+        for entry in decision.entries:
+            queues.remove(decision.segment.start, entry)
+        if patient in decision.entries:
+            size = decision.segment.stop
+            if size == LEAVES:
+                break
+            queues.add(size, patient)
+    assert size == LEAVES
+
+
+def test_what_a_step_is_worth_ignores_noise_in_the_table() -> None:
+    gains = step_gains(figures([0.60, 0.58, 0.68, 0.66], flops=[10, 20, 30, 40]))
+    assert gains == pytest.approx((0.60, 0.04, 0.10, 0.0)), "the dip at 2 does not hide what 3 brings"
+
+
+def test_the_time_until_all_have_caught_up_counts_full_batches() -> None:
+    costs = Linear(fixed=1, each=1)
+    queues = filled((0, 9), (0, 9), (0, 9), (1, 9))
+    first = 3 + 2  # two and one more in step 0
+    assert seconds_until(queues, costs, 1, 2) == first
+    assert seconds_until(queues, costs, 2, 2) == first + (3 + 3) / 2
+    assert seconds_until(queues, costs, 1, 2, arriving=1) == 3 + 3
