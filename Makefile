@@ -26,7 +26,7 @@ types: $(VENV)/.dev ## check types
 	$(BIN)/mypy
 
 imports: $(VENV)/.dev ## check the direction of imports
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 check: lint types imports test ## all of the above
 
