@@ -91,7 +91,7 @@ def wants_stream(request: Request) -> bool:
     return request.url.path == STREAM_PATH or EVENT_STREAM in request.headers.get("accept", "")
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:  # async, as authorize is: FastAPI sends plain functions to a thread
     """The service behind the app."""
     service: Service = request.app.state.service
     return service
