@@ -77,6 +77,7 @@ class Engine:
         )
         shapes = kept_shapes(self._tree, runner.shapes, self._input_shape)
         self._pool = SlotPool(settings.max_active, shapes, manifest.spec.classes)
+        self._reads = [self._tree.entry_block(leaf) - 1 for leaf in range(self._tree.leaves)]  # each step's level
         self._ledger = Ledger(self._flops, self._pool)
         self._steps_run = 0
         self._draining = False
@@ -223,15 +224,14 @@ class Engine:
         """Compute a segment and keep its results."""
         logits, activations = self._runner.run(batch.segment, self._inputs(batch))
         for block, activation in activations.items():
-            self._pool.store(block, batch.slots, activation)
-        self._pool.add_logits(batch.slots, logits)
+            self._pool.store(block, batch.rows, activation)
+        self._pool.add_logits(batch.rows, logits)
 
     def _inputs(self, batch: Batch) -> Array:
-        entry = self._tree.entry_block(batch.segment.start)
         if batch.segment.start:
-            return self._pool.gather(entry - 1 if entry else IMAGE, batch.slots)
+            return self._pool.gather(self._reads[batch.segment.start], batch.rows)
         images = np.stack([request.image for request in batch.requests])
-        self._pool.store(IMAGE, batch.slots, images)
+        self._pool.store(IMAGE, batch.rows, images)
         return images
 
     # Deliver
@@ -243,7 +243,9 @@ class Engine:
         self._steps_run += 1
         self._profile.observe(batch.segment, count, seconds)
         self.recorder.step(ensemble_size=size, batch=count, seconds=seconds, flops=count * flops)
-        probabilities = self._pool.probabilities(batch.slots, size, self._temperatures[size])
+        probabilities = self._pool.probabilities(batch.rows, size, self._temperatures[size])
+        confidences = probabilities.max(axis=1).tolist()
+        next_end = now + self._profile.quantile(Segment(size), 1) if size < self._tree.leaves else now
         updates: list[tuple[Request, Update]] = []
         for position, request in self._ledger.release(batch):
             if request.latest is None:
@@ -252,7 +254,7 @@ class Engine:
                 ensemble_size=size,
                 flops=self._flops[size],
                 probabilities=probabilities[position],
-                stop_reason=self._stop_reason(request, size, float(probabilities[position].max()), now),
+                stop_reason=_stop_reason(request, size, confidences[position], next_end),
                 started_at=request.started_at,
                 first_at=request.latest.first_at if request.latest else now,
                 at=now,
@@ -260,16 +262,6 @@ class Engine:
             self._ledger.advance(request, refinement)
             updates.append((request, refinement))
         return updates
-
-    def _stop_reason(self, request: Request, size: int, confidence: float, now: float) -> StopReason | None:
-        """The budget that forbids a request at an ensemble size its next step, if one does."""
-        if size >= request.limit:
-            return request.limit_reason
-        if request.budget.min_confidence is not None and confidence >= request.budget.min_confidence:
-            return StopReason.CONFIDENCE
-        if now + self._profile.quantile(Segment(size), 1) > request.entry.deadline:
-            return StopReason.DEADLINE
-        return None
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         """A step failed: who has a leaf is answered with it, the others with the error."""
@@ -300,3 +292,12 @@ class Engine:
                 self._seconds_until(size, arriving=1) <= self.settings.reference_deadline
                 for size in self._tree.ensemble_sizes
             )
+
+
+def _stop_reason(request: Request, size: int, confidence: float, next_end: float) -> StopReason | None:
+    """The budget that forbids a request at an ensemble size its next step, which would end at `next_end`."""
+    if size >= request.limit:
+        return request.limit_reason
+    if request.budget.min_confidence is not None and confidence >= request.budget.min_confidence:
+        return StopReason.CONFIDENCE
+    return StopReason.DEADLINE if next_end > request.entry.deadline else None

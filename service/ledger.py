@@ -18,7 +18,7 @@ from service.errors import ServiceError
 from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array
 from service.scheduler import Decision, Entry, Queues
-from service.slots import SlotPool
+from service.slots import Rows, SlotPool, rows_of
 
 __all__ = ["Batch", "Ledger", "Listener", "Request", "tell"]
 
@@ -58,7 +58,7 @@ class Batch:
 
     segment: Segment
     requests: list[Request]
-    slots: list[int]
+    rows: Rows
     started_at: float
 
 
@@ -120,8 +120,8 @@ class Ledger:
             if request.slot < 0:
                 request.slot, request.started_at = self._pool.take(), now
         requests.sort(key=lambda request: request.slot)  # neighbours in the pool need no copy
-        slots = [request.slot for request in requests]
-        return Batch(segment=decision.segment, requests=requests, slots=slots, started_at=now)
+        rows = rows_of([request.slot for request in requests])
+        return Batch(segment=decision.segment, requests=requests, rows=rows, started_at=now)
 
     def release(self, batch: Batch) -> list[tuple[int, Request]]:
         """A batch has run: its requests that still want the result, with their positions in it.

@@ -13,10 +13,13 @@ import numpy as np
 from model_core.tree import Tree
 from service.runners.base import Array
 
-__all__ = ["IMAGE", "SlotPool", "kept_shapes"]
+__all__ = ["IMAGE", "Rows", "SlotPool", "kept_shapes", "rows_of"]
 
 IMAGE = -1
 """The level of the input image, above block 0."""
+
+Rows = slice | list[int]
+"""Which rows of the pool a batch has, in its order."""
 
 
 def kept_shapes(
@@ -32,8 +35,9 @@ class SlotPool:
 
     def __init__(self, capacity: int, shapes: Mapping[int, tuple[int, ...]], classes: int) -> None:
         self.capacity = capacity
-        self._levels = {level: np.zeros((capacity, *shape), np.float32) for level, shape in shapes.items()}
-        self._logit_sums = np.zeros((capacity, classes), np.float32)
+        # `np.zeros` would leave the memory to be found page by page while serving: a tenth of a step's time.
+        self._levels = {level: np.full((capacity, *shape), 0, np.float32) for level, shape in shapes.items()}
+        self._logit_sums = np.full((capacity, classes), 0, np.float32)
         self._free = list(reversed(range(capacity)))  # lowest first: batches tend to be contiguous
 
     @property
@@ -57,28 +61,28 @@ class SlotPool:
         assert slot not in self._free, f"slot {slot} is free already"
         self._free.append(slot)
 
-    def gather(self, level: int, slots: Sequence[int]) -> Array:
-        """The activations (B, ...) of a level, in the order of `slots`; a view where they are neighbours."""
-        return self._levels[level][_rows(slots)]
+    def gather(self, level: int, rows: Rows) -> Array:
+        """The activations (B, ...) of a level, a view if `rows` is a slice."""
+        return self._levels[level][rows]
 
-    def store(self, level: int, slots: Sequence[int], activations: Array) -> None:
+    def store(self, level: int, rows: Rows, activations: Array) -> None:
         """Keep activations (B, ...) for later steps; a level that no step reads is not kept."""
         if level in self._levels:
-            self._levels[level][_rows(slots)] = activations
+            self._levels[level][rows] = activations
 
-    def add_logits(self, slots: Sequence[int], logits: Array) -> None:
+    def add_logits(self, rows: Rows, logits: Array) -> None:
         """Add leaves' logits (w, B, K)."""
-        self._logit_sums[_rows(slots)] += logits.sum(axis=0)
+        self._logit_sums[rows] += logits.sum(axis=0)
 
-    def probabilities(self, slots: Sequence[int], size: int, temperature: float) -> Array:
+    def probabilities(self, rows: Rows, size: int, temperature: float) -> Array:
         """softmax(y_n / T), (B, K), at ensemble size n; y_n is the mean of the n leaves' logits."""
-        logits = self._logit_sums[_rows(slots)] / np.float32(size * temperature)
+        logits = self._logit_sums[rows] / np.float32(size * temperature)
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probabilities: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
         return probabilities
 
 
-def _rows(slots: Sequence[int]) -> slice | list[int]:
-    first = slots[0]
-    neighbours = all(slot == first + offset for offset, slot in enumerate(slots))
-    return slice(first, first + len(slots)) if neighbours else list(slots)
+def rows_of(slots: Sequence[int]) -> Rows:
+    """The rows of distinct slots in ascending order: a slice, which needs no copy, where they are neighbours."""
+    first, last = slots[0], slots[-1]
+    return slice(first, last + 1) if last - first == len(slots) - 1 else list(slots)

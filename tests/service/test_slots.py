@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_core.tree import Tree
-from service.slots import IMAGE, SlotPool, kept_shapes
+from service.slots import IMAGE, SlotPool, kept_shapes, rows_of
 
 
 def pool(capacity: int = 8) -> SlotPool:
@@ -32,11 +32,19 @@ def test_a_slot_cannot_be_freed_twice() -> None:
 def test_every_slot_keeps_its_own_activation_whatever_the_order(order: list[int], count: int) -> None:
     slots = pool()
     activations = np.random.default_rng(0).standard_normal((8, 2, 3), np.float32)
-    slots.store(0, list(range(8)), activations)
+    slots.store(0, slice(0, 8), activations)
     slots.store(0, order[:count], 2 * activations[order[:count]])
     expected = activations.copy()
     expected[order[:count]] *= 2
     np.testing.assert_array_equal(slots.gather(0, order), expected[order])
+
+
+def test_neighbours_are_read_in_place() -> None:
+    slots = pool()
+    assert rows_of([2, 3, 4]) == slice(2, 5)
+    assert rows_of([2, 4]) == [2, 4]
+    slots.gather(0, rows_of([2, 3, 4]))[:] = 7
+    assert slots.gather(0, [3]).mean() == 7
 
 
 def test_probabilities_are_the_softmax_of_the_mean_logits_over_the_temperature() -> None:
