@@ -58,6 +58,9 @@ class Settings(BaseSettings):
         None, description="deadline of a request that names none, milliseconds; unset, the longest allowed"
     )
     max_deadline_ms: Milliseconds = Field(30_000, description="longest deadline a request can have, milliseconds")
+    reply_ms: float = Field(
+        2, ge=0, description="kept back from every deadline so that the answer arrives in time, milliseconds"
+    )
     max_body_bytes: Count = Field(10 * 2**20, description="largest request body, bytes")
     max_pixels: Count = Field(50_000_000, description="largest image, pixels")
     max_images: Count = Field(32, description="images in one request at most")

@@ -140,9 +140,11 @@ async def submit(
         asked = options.deadline_ms or settings.default_deadline_ms
         return min(ms for ms in (asked, x_request_timeout_ms, settings.max_deadline_ms) if ms is not None)
 
+    def instant(deadline_ms: float) -> float:
+        return head.arrived_at + (deadline_ms - settings.reply_ms) / 1e3
+
     def loop_time(deadline_ms: float) -> float:
-        left = head.arrived_at + deadline_ms / 1e3 - service.clock()
-        return asyncio.get_running_loop().time() + left
+        return asyncio.get_running_loop().time() + instant(deadline_ms) - service.clock()
 
     try:
         async with asyncio.timeout_at(loop_time(due(query))) as timeout:
@@ -159,7 +161,7 @@ async def submit(
         raise DeadlineMissedError from error
     decoded_at = service.clock()
     budget = Budget(
-        deadline=head.arrived_at + deadline_ms / 1e3,
+        deadline=instant(deadline_ms),
         max_flops=options.max_flops,
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
