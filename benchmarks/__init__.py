@@ -1,0 +1,1 @@
+"""What produced each published number; `python -m benchmarks.NAME --help`."""

@@ -1,0 +1,130 @@
+"""What the benchmarks over HTTP share: labelled images, one request, the served model's card, the report."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import platform
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+__all__ = ["Client", "Outcome", "arguments", "labelled_images", "percentile", "run", "write_report"]
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One answer, measured at the client."""
+
+    status: int
+    milliseconds: float
+    label: str | None
+    ensemble_size: int
+    flops: int
+
+
+def arguments(description: str | None, *, images: int, results: str) -> argparse.ArgumentParser:
+    """The flags that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the running service")
+    parser.add_argument("--images", type=Path, required=True, help="a folder with one folder of images per class")
+    parser.add_argument("--count", type=int, default=images, help="images to send, drawn evenly from all classes")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results") / results, help="where the JSON goes")
+    return parser
+
+
+def labelled_images(folder: Path, count: int, seed: int) -> list[tuple[str, bytes]]:
+    """`count` images of an image folder with their class names, shuffled.
+
+    Raises:
+        SystemExit: there are not so many.
+    """
+    files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
+    if len(files) < count:
+        raise SystemExit(f"{folder} holds {len(files)} images in class folders; {count} are asked for")
+    return [(path.parent.name, path.read_bytes()) for path in random.Random(seed).sample(files, count)]
+
+
+class Client:
+    """One connection that stays open. The standard library's, since the client shares the machine: it costs a fraction
+    of a millisecond a request, where richer ones cost several.
+    """
+
+    def __init__(self, url: str) -> None:
+        address = urlsplit(url)
+        self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+
+    def get(self, path: str) -> str:
+        """The body at a path."""
+        self._connection.request("GET", path)
+        response = self._connection.getresponse()
+        body = response.read().decode()
+        if response.status != 200:
+            raise SystemExit(f"{path} answers {response.status}: {body}")
+        return body
+
+    def model_card(self) -> dict[str, Any]:
+        """The first model of `/v1/models`."""
+        card: dict[str, Any] = json.loads(self.get("/v1/models"))["models"][0]
+        return card
+
+    def predict(self, image: bytes, **options: float) -> Outcome:
+        """One prediction. The clock runs from before the head is sent until the last byte is here."""
+        path = f"/predict?{urlencode(options)}"
+        started = time.perf_counter()
+        self._connection.request("POST", path, image, {"Content-Type": "image/jpeg"})
+        response = self._connection.getresponse()
+        body = response.read()
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        answer = json.loads(body)
+        answered = response.status == 200
+        return Outcome(
+            status=response.status,
+            milliseconds=milliseconds,
+            label=answer["predictions"][0]["label"] if answered else None,
+            ensemble_size=answer["ensemble_size"] if answered else 0,
+            flops=answer["flops"] if answered else 0,
+        )
+
+
+def write_report(path: Path, benchmark: str, card: dict[str, Any], rows: Sequence[dict[str, Any]], **how: Any) -> None:
+    """Print the rows as a table and write them, with how they came about, as JSON."""
+    widths = {name: max(len(name), *(len(_cell(row[name])) for row in rows)) for name in rows[0]}
+    print("  ".join(name.rjust(width) for name, width in widths.items()))
+    for row in rows:
+        print("  ".join(_cell(row[name]).rjust(width) for name, width in widths.items()))
+    report = {
+        "benchmark": benchmark,
+        "model": {name: card[name] for name in ("name", "version", "sha256", "runner")},
+        "machine": {"platform": platform.platform(), "python": platform.python_version()},
+        **how,
+        "rows": list(rows),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {path}")
+
+
+def percentile(values: Sequence[float], fraction: float) -> float:
+    """The nearest-rank percentile."""
+    return sorted(values)[min(int(fraction * len(values)), len(values) - 1)]
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a benchmark, with one line instead of a traceback where the service does not answer."""
+    try:
+        main()
+    except (OSError, http.client.HTTPException) as error:
+        raise SystemExit(f"the service does not answer: {error!r}") from error
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
