@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_core.package import Package
+from model_core.package import EnsembleFigures, Package, Preprocessing
 from model_core.tree import Segment
 from service.engine import Engine, EngineSettings
 from service.errors import (
@@ -263,6 +263,41 @@ def test_the_allowed_ensemble_size_falls_with_the_load_and_comes_back(bench: Ben
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(SettingsError, match="max_batch must be positive, got 0"):
         EngineSettings(max_batch=0)
+
+
+def test_independent_networks_read_the_image_again(tmp_path: Path) -> None:
+    import torch
+
+    from model_core.costs import count_costs
+    from model_core.zoo import Row
+    from tests.models import calibrated_model
+    from training.export import export_package
+
+    rows = ((Row("conv3x3", 4, 1, 8),), (Row("resnet+branching", 2, 1, 8), Row("classifier", 1, 1, 0)))
+    model = calibrated_model("hne_tiny", branching=(2, 1), rows=rows)
+    flops = count_costs(model.spec).cumulative_flops
+    package = export_package(
+        model,
+        tmp_path / "independent",
+        name="independent",
+        version="test",
+        class_names=[str(index) for index in range(10)],
+        preprocessing=Preprocessing(resize_shorter_side=32, mean=(0, 0, 0), std=(1, 1, 1)),
+        table=[
+            EnsembleFigures(ensemble_size=size, flops=flops[size], accuracy=0.5, nll=1, ece=0, temperature=1)
+            for size in (1, 2)
+        ],
+        evaluated_on="nothing",
+        training={},
+        images=torch.from_numpy(images(2)),
+    )
+    bench = Bench(package, OnnxRunner(package))
+    batch = images(3)
+    tickets = [bench.engine.submit(image, Budget(), bench.listen) for image in batch]
+    bench.run()
+    for size, expected in enumerate(refine(package, batch)):
+        for ticket, probabilities in zip(tickets, expected, strict=True):
+            np.testing.assert_allclose(bench.refinements(ticket)[size].probabilities, probabilities, atol=1e-5)
 
 
 requests = st.lists(
