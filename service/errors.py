@@ -71,7 +71,7 @@ class MalformedError(RequestError):
 
 
 class InvalidError(RequestError):
-    """Fields or images that are not valid: `faults` maps each (`body.deadline_ms`, `image`) to what is wrong with it."""
+    """Fields or images that are not valid: `faults` maps each (`body.deadline_ms`, `image`) to its fault."""
 
     def __init__(self, faults: Mapping[str, str]) -> None:
         super().__init__("; ".join(f"{field}: {fault}" for field, fault in faults.items()))
