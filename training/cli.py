@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,9 @@ VERIFIED_IMAGES = 32
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0 done, 2 for input that cannot be used, 128 + n after signal n."""
-    parsed = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    parsed = _parser().parse_args(words)
+    parsed.words = shlex.join(["hne-train", *words])
     command = parsed.command
     try:
         code: int = command(parsed)
@@ -89,7 +92,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         run_sha256=digest(folder / STATE_FILE).sha256,
         epochs=state.epochs,
         seed=config.seed,
-        command=" ".join(["hne-train", *sys.argv[1:]]),
+        command=parsed.words,
         versions=versions(),
         settings=config.decisive(),
         sizes=tuple(sizes),

@@ -115,8 +115,9 @@ class TrainConfig:
         return replace(self, **missing)
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide the weights; where and how the run was carried out is left out."""
-        return {name: getattr(self, name) for name, setting in settings().items() if not setting.free}
+        """The settings that decide the weights, as JSON values; where and how the run was carried out is left out."""
+        stored = json.loads(self.to_json())
+        return {name: stored[name] for name, setting in settings().items() if not setting.free}
 
     def to_json(self) -> str:
         """As stored in checkpoints."""

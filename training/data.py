@@ -122,6 +122,10 @@ def _cifar(name: str, root: Path) -> tuple[_Listing, _Listing, tuple[str, ...]]:
 def _imagenet(root: Path) -> tuple[_Listing, _Listing, tuple[str, ...]]:
     try:
         splits = [datasets.ImageNet(root, split=split) for split in ("train", "val")]
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"torchvision reads ImageNet's class list with {error.name}: pip install {error.name}"
+        ) from error
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"ImageNet was not found in {root} ({error}); its licence allows no download here: get the archives "

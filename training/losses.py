@@ -3,11 +3,10 @@
 Shape legend: L leaves, B batch, K classes, S nested ensembles.
 
 Sums or means. Over images we take the mean, as everybody does who states a learning rate without the size of the
-dataset. Over networks (Eqs. 3, 5) and over nested ensembles (Eqs. 4, 6) we keep the paper's **sums**. A leaf's own
-parameters then see the gradient that a network of its own would see, for which the learning rate of 0.1 is meant;
-with a mean they would see a sixteenth of it. It also fixes the balance of the two terms of the objective: the first
-leaf gets weight 1 from Eq. 3 and 1 + 1/2 + 1/4 + 1/8 from Eq. 6. Shared blocks receive the sum of their leaves'
-gradients; batch norm makes them indifferent to its scale, but for the first steps, hence the warm-up.
+dataset. Over networks (Eqs. 3, 5) and over nested ensembles (Eqs. 4, 6) we keep the paper's **sums**: a leaf's own
+parameters see the gradient that a network of its own would see, for which the learning rate of 0.1 is meant, and the
+balance of the two terms is the paper's (the first leaf gets weight 1 from Eq. 3 and 1 + 1/2 + 1/4 + 1/8 from Eq. 6).
+Shared blocks receive the sum of their leaves' gradients; the trainer's optimizer divides it by their number.
 
 Temperature. Soft labels are softmax(teacher / T), compared with the student at the same T and multiplied by T^2,
 so that the gradient, which shrinks like 1/T^2, keeps its weight against the cross-entropy (Hinton et al. 2015).

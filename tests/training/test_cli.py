@@ -1,0 +1,135 @@
+"""`hne-train` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_core.package import Package
+from training.cli import main
+from training.run_state import STATE_FILE, RunState
+
+
+def train_arguments(folder: Path, out: Path) -> list[str]:
+    return (
+        f"train --architecture hne_tiny --branching 1,1,1,1,2 --dataset folder --data {folder} --epochs 3 "
+        f"--batch-size 6 --precision float32 --device cpu --threads 1 --out {out}"
+    ).split()
+
+
+@pytest.fixture(scope="module")
+def run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a trained and evaluated run."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main(train_arguments(image_folder, out)) == 0
+    assert main(["evaluate", "--run", str(out)]) == 0
+    return out
+
+
+def test_train_evaluate_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = json.loads((run / "evaluation.json").read_text())
+    assert figures["evaluated_on"].startswith("24 test images of images")
+    assert figures["settings"]["epochs"] == 3
+    assert "data" not in figures["settings"]
+    assert (run / "evaluation.svg").is_file()
+    assert (run / "evaluation.png").is_file()
+
+    assert main(["export", "--run", str(run), "--out", str(tmp_path / "package"), "--version", "7"]) == 0
+    manifest = Package.load(tmp_path / "package").manifest
+    assert (manifest.name, manifest.version) == ("hne-tiny", "7")
+    assert manifest.class_names == ("blue", "green", "red")
+    assert [row.accuracy for row in manifest.table] == [row["accuracy"] for row in figures["sizes"]]
+    assert "sha256" in capsys.readouterr().out
+
+
+def test_figures_of_other_weights_are_not_exported(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (STATE_FILE, "evaluation.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    state = RunState.load(tmp_path)
+    next(state.model.parameters()).data.add_(1)
+    state.save(tmp_path)
+    assert main(["export", "--run", str(tmp_path), "--out", str(tmp_path / "package")]) == 2
+    assert "run `hne-train evaluate` again" in capsys.readouterr().err
+    assert not (tmp_path / "package").exists()
+
+
+def test_a_run_is_not_overwritten(run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / STATE_FILE).read_bytes()
+    assert main(train_arguments(image_folder, run)) == 2
+    assert "continue it with --resume, or choose another --out" in capsys.readouterr().err
+    assert (run / STATE_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --architecture resnet50 --out {tmp}/run", "unknown architecture 'resnet50'; known: hne, hne_small"),
+        ("train --dataset folder --data {tmp}/none --out {tmp}/run", "{tmp}/none does not hold an image dataset"),
+        ("train --alpha 2 --out {tmp}/run", "--alpha 2.0: must lie in 0..1"),
+        ("train --device tpu --out {tmp}/run", "--device tpu: not usable here"),
+        ("train --resume --out {tmp}/none", "{tmp}/none/run.safetensors: does not exist"),
+        ("evaluate --run {tmp}", "{tmp}/run.safetensors: does not exist"),
+        ("export --run {tmp} --out {tmp}/package", "run `hne-train evaluate` first"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.format(tmp=tmp_path).split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("hne-train: ")
+    assert message.format(tmp=tmp_path) in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", ["", "train", "train --out x --epochs many", "train --out x --branching 1;2"])
+def test_malformed_commands_show_the_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments.split())
+    assert caught.value.code == 2
+    assert "usage: hne-train" in capsys.readouterr().err
+
+
+def test_help_names_every_setting_and_the_papers_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--weight-decay WEIGHT_DECAY L2 penalty (default: 5e-4; ImageNet 1e-5)" in text
+
+
+def test_sigterm_saves_and_a_killed_run_resumes_to_the_same_weights(
+    run: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    """The real process: stopped by SIGTERM once, killed without warning once, then finished."""
+    command = [sys.executable, "-m", "training.cli", *train_arguments(image_folder, tmp_path), "--save-minutes", "1e-9"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(command: list[str]) -> subprocess.Popen[str]:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("training:"))  # the progress bar is there
+        return process
+
+    stopped = start(command)
+    stopped.send_signal(signal.SIGTERM)
+    stopped.communicate()
+    assert stopped.returncode == 128 + signal.SIGTERM
+    resumed = [sys.executable, "-m", "training.cli", "train", "--resume", "--out", str(tmp_path)]
+    killed = start(resumed)
+    killed.kill()
+    killed.communicate()
+    assert main(["train", "--resume", "--out", str(tmp_path)]) == 0
+    finished, uninterrupted = RunState.load(tmp_path), RunState.load(run)
+    assert finished.position[:2] == (3, 0)
+    weights = uninterrupted.model.state_dict()
+    for name, tensor in finished.model.state_dict().items():
+        assert tensor.equal(weights[name]), name

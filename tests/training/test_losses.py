@@ -1,0 +1,107 @@
+"""The losses against the paper's equations, written out as loops over numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from training.losses import distillation, hierarchical_distillation, independent, objective, structured
+
+LEAVES, BATCH, CLASSES = 4, 3, 5
+SIZES = (1, 2, 4)
+T = 2.0
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(LEAVES, BATCH, CLASSES, generator=generator, dtype=torch.double, requires_grad=True)
+
+
+@pytest.fixture
+def targets() -> torch.Tensor:
+    return torch.tensor([0, 3, 1])
+
+
+def softmax(values: list[float], temperature: float = 1.0) -> list[float]:
+    exponentials = [math.exp(value / temperature) for value in values]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+def mean_of_first(logits: list[list[list[float]]], count: int, image: int) -> list[float]:
+    """y of Eq. 1 for one image."""
+    return [sum(logits[leaf][image][k] for leaf in range(count)) / count for k in range(CLASSES)]
+
+
+def soft(student: list[float], teacher: list[float]) -> float:
+    labels, predicted = softmax(teacher, T), softmax(student, T)
+    return -(T**2) * sum(label * math.log(value) for label, value in zip(labels, predicted, strict=True))
+
+
+def test_independent_is_equation_3(logits: torch.Tensor, targets: torch.Tensor) -> None:
+    values = logits.tolist()
+    expected = sum(-math.log(softmax(values[n][m])[targets[m]]) for n in range(LEAVES) for m in range(BATCH)) / BATCH
+    assert independent(logits, targets).item() == pytest.approx(expected)
+
+
+def test_structured_is_equation_4(logits: torch.Tensor, targets: torch.Tensor) -> None:
+    values = logits.tolist()
+    expected = (
+        sum(-math.log(softmax(mean_of_first(values, 2**b, m))[targets[m]]) for b in (0, 1, 2) for m in range(BATCH))
+        / BATCH
+    )
+    assert structured(logits, targets, sizes=SIZES).item() == pytest.approx(expected)
+
+
+def test_distillation_is_equation_5(logits: torch.Tensor) -> None:
+    values = logits.tolist()
+    expected = (
+        sum(soft(values[n][m], mean_of_first(values, LEAVES, m)) for n in range(LEAVES) for m in range(BATCH)) / BATCH
+    )
+    assert distillation(logits, temperature=T).item() == pytest.approx(expected)
+
+
+def test_hierarchical_distillation_is_equation_6_without_the_teacher_itself(logits: torch.Tensor) -> None:
+    values = logits.tolist()
+    expected = (
+        sum(
+            soft(mean_of_first(values, 2**b, m), mean_of_first(values, LEAVES, m)) for b in (0, 1) for m in range(BATCH)
+        )
+        / BATCH
+    )
+    assert hierarchical_distillation(logits, sizes=SIZES, temperature=T).item() == pytest.approx(expected)
+
+
+def test_the_teacher_gets_no_gradient(logits: torch.Tensor) -> None:
+    # The last two leaves are in no smaller nested ensemble: they are in Eq. 6 through the teacher only.
+    hierarchical_distillation(logits, sizes=SIZES, temperature=T).backward()
+    assert logits.grad is not None
+    assert logits.grad[2:].abs().max() == 0
+    assert logits.grad[:2].abs().min() > 0
+
+
+def test_distillation_treats_the_soft_labels_as_constants(logits: torch.Tensor) -> None:
+    distillation(logits, temperature=T).backward()
+    teacher = torch.softmax(logits.detach().mean(0) / T, -1)
+    # d/dz of T^2 H(p, softmax(z / T)) is T (softmax(z / T) - p), if p does not depend on z.
+    expected = T * (torch.softmax(logits.detach() / T, -1) - teacher) / BATCH
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_alpha_mixes_cross_entropy_and_distillation(logits: torch.Tensor, targets: torch.Tensor) -> None:
+    def total(alpha: float) -> float:
+        return objective("hd", logits, targets, sizes=SIZES, alpha=alpha, temperature=T).item()
+
+    assert total(0) == pytest.approx(independent(logits, targets).item())
+    assert total(1) == pytest.approx(hierarchical_distillation(logits, sizes=SIZES, temperature=T).item())
+    assert total(0.3) == pytest.approx(0.7 * total(0) + 0.3 * total(1))
+
+
+def test_the_other_objectives_are_their_equations(logits: torch.Tensor, targets: torch.Tensor) -> None:
+    settings = {"sizes": SIZES, "alpha": 0.25, "temperature": T}
+    assert objective("i", logits, targets, **settings).equal(independent(logits, targets))
+    assert objective("s", logits, targets, **settings).equal(structured(logits, targets, sizes=SIZES))
+    mixed = 0.75 * independent(logits, targets) + 0.25 * distillation(logits, temperature=T)
+    torch.testing.assert_close(objective("d", logits, targets, **settings), mixed)

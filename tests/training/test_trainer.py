@@ -1,0 +1,182 @@
+"""Training learns, and can be interrupted anywhere without changing the weights it ends with."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+
+from model_core.errors import CheckpointError
+from model_core.spec import ModelSpec
+from training.config import TrainConfig
+from training.data import ImageDataset, load_dataset
+from training.errors import ConfigError, RunError
+from training.evaluation import leaf_logits, prefix_accuracies
+from training.progress import LOG_FILE
+from training.run_state import STATE_FILE, RunState
+from training.trainer import RunOptions, Trainer, new_run
+
+CPU = torch.device("cpu")
+EPOCHS, STEPS = 2, 5
+"""54 training images make 5 batches of 10."""
+
+
+def settings(folder: Path, **changes: object) -> TrainConfig:
+    values = {"dataset": "folder", "data": folder, "epochs": EPOCHS, "batch_size": 10, "device": "cpu", "seed": 3}
+    return TrainConfig(**{**values, **changes}).resolved()  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def data(image_folder: Path) -> ImageDataset:
+    return load_dataset(settings(image_folder), size=(16, 16), device=CPU)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a run that was never interrupted."""
+    out = tmp_path_factory.mktemp("run")
+    assert trainer(new_run(settings(image_folder), small_spec, data), data, out).train()
+    return out
+
+
+def trainer(state: RunState, data: ImageDataset, out: Path, **options: object) -> Trainer:
+    ticks = count()
+    values = {"out": out, "clock": lambda: float(next(ticks))}
+    return Trainer(state, data, RunOptions(**{**values, **options}), CPU)  # type: ignore[arg-type]
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """A stop request that comes after some steps (it is asked once before the first)."""
+    asked = count()
+    return lambda: next(asked) >= steps
+
+
+def read_log(out: Path) -> list[dict[str, str]]:
+    with (out / LOG_FILE).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    first, second = RunState.load(one), RunState.load(other)
+    assert first.position[:2] == second.position[:2]
+    for name, tensor in first.model.state_dict().items():
+        assert tensor.equal(second.model.state_dict()[name]), name
+    assert first.momentum.keys() == second.momentum.keys()
+    for name, tensor in first.momentum.items():
+        assert tensor.equal(second.momentum[name]), name
+
+
+def test_training_learns(image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path) -> None:
+    config = settings(image_folder, epochs=6, lr=0.05)
+    assert trainer(new_run(config, small_spec, data), data, tmp_path).train()
+    accuracies = prefix_accuracies(*leaf_logits(RunState.load(tmp_path).model, data.test))
+    assert accuracies[-1] > 0.9
+    losses = [float(row["loss"]) for row in read_log(tmp_path)]
+    assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [5], [7], [2, 3, 1]], ids=str)
+def test_an_interrupted_run_ends_with_the_same_weights(
+    stops: list[int], finished: Path, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    state = new_run(settings(image_folder), small_spec, data)
+    for steps in stops:
+        assert not trainer(state, data, tmp_path, stop_requested=after(steps)).train()
+        state = RunState.load(tmp_path)
+    assert trainer(state, data, tmp_path).train()
+    assert_same_state(finished, tmp_path)
+
+
+def test_the_time_limit_stops_between_steps_and_saves(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    run = trainer(new_run(settings(image_folder), small_spec, data), data, tmp_path, max_seconds=8.0)
+    assert not run.train()
+    assert 0 < run.position.step < STEPS
+    assert RunState.load(tmp_path).position == run.position
+
+
+def test_a_run_that_dies_while_it_saves_continues_from_the_save_before(
+    finished: Path, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    state = new_run(settings(image_folder), small_spec, data)
+    assert not trainer(state, data, tmp_path, stop_requested=after(3)).train()
+    # What kill -9 in the middle of the next save leaves behind: half a file under the temporary name.
+    saved = (tmp_path / STATE_FILE).read_bytes()
+    (tmp_path / f".{STATE_FILE}.part").write_bytes(saved[: len(saved) // 2])
+    assert trainer(RunState.load(tmp_path), data, tmp_path).train()
+    assert_same_state(finished, tmp_path)
+
+
+def test_a_save_comes_at_least_every_interval(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    steps_saved = []
+
+    def note() -> bool:
+        steps_saved.append(RunState.load(tmp_path).position[:2] if (tmp_path / STATE_FILE).exists() else None)
+        return False
+
+    config = settings(image_folder, epochs=1)
+    trainer(new_run(config, small_spec, data), data, tmp_path, save_seconds=0.5, stop_requested=note).train()
+    assert steps_saved == [None, None, (0, 1), (0, 2), (0, 3)]
+    assert RunState.load(tmp_path).position[:2] == (1, 0)
+
+
+def test_the_log_of_an_interrupted_run_has_no_gap_and_no_double(
+    finished: Path, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    state = new_run(settings(image_folder), small_spec, data)
+    assert not trainer(state, data, tmp_path, stop_requested=after(3)).train()
+    early = RunState.load(tmp_path)
+    assert not trainer(RunState.load(tmp_path), data, tmp_path, stop_requested=after(4)).train()
+    assert [row["step"] for row in read_log(tmp_path)] == ["5"]
+    assert trainer(early, data, tmp_path).train()  # as if killed before it could save again
+    assert [row["step"] for row in read_log(tmp_path)] == [row["step"] for row in read_log(finished)] == ["5", "10"]
+    last, uninterrupted = read_log(tmp_path)[-1], read_log(finished)[-1]
+    assert {key: last[key] for key in ("epoch", "lr", "loss", "accuracy_1", "accuracy_full")} == {
+        key: uninterrupted[key] for key in ("epoch", "lr", "loss", "accuracy_1", "accuracy_full")
+    }
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished: Path, data: ImageDataset) -> None:
+    before = (finished / STATE_FILE).read_bytes()
+    assert trainer(RunState.load(finished), data, finished).train()
+    assert (finished / STATE_FILE).read_bytes() == before
+
+
+def test_other_data_is_refused(finished: Path, image_folder: Path, tmp_path: Path) -> None:
+    fewer = load_dataset(settings(image_folder, held_out=0.5), size=(16, 16), device=CPU)
+    with pytest.raises(RunError, match="dataset has changed"):
+        trainer(RunState.load(finished), fewer, tmp_path)
+
+
+def test_a_batch_larger_than_the_dataset_is_refused(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="only 54 training images"):
+        trainer(new_run(settings(image_folder, batch_size=100), small_spec, data), data, tmp_path)
+
+
+def test_damaged_states_are_refused(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        RunState.load(tmp_path)
+    (tmp_path / STATE_FILE).write_bytes((finished / STATE_FILE).read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+        RunState.load(tmp_path)
+
+
+def test_the_seed_decides_the_weights(
+    finished: Path, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    other = new_run(settings(image_folder, seed=4), small_spec, data).model.state_dict()
+    same = new_run(settings(image_folder), small_spec, data).model.state_dict()
+    again = new_run(settings(image_folder), small_spec, data).model.state_dict()
+    assert all(tensor.equal(again[name]) for name, tensor in same.items())
+    assert not all(tensor.equal(other[name]) for name, tensor in same.items())
