@@ -11,7 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -39,6 +40,13 @@ def test_every_platform_gets_exactly_one_onnx_runtime(platform: str, machine: st
 def test_serving_is_installed_without_a_training_library() -> None:
     names = {Requirement(text).name for text in PROJECT["dependencies"]}
     assert not names & {"torch", "torchvision", "onnx", "matplotlib", "safetensors"}
+
+
+@pytest.mark.parametrize("package", ["model_core", "service", "training"])
+def test_files_that_are_no_code_are_installed_too(package: str) -> None:
+    files = {path for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"].get(package, [])
+    assert files <= {path for pattern in patterns for path in (ROOT / package).glob(pattern)}
 
 
 @pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", ".ci/run"])
