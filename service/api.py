@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 from prometheus_client.exposition import choose_encoder
 from pydantic import TypeAdapter
 
@@ -22,6 +23,11 @@ from service.upload import REQUEST_BODY
 __all__ = ["router"]
 
 router = APIRouter()
+
+PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
+PLAYGROUND_POLICY = (  # one file that loads nothing and talks to nobody but this service
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
+)
 
 Answers = Answer | list[Answer | Problem]
 EXAMPLE_EVENTS = """
@@ -96,6 +102,12 @@ async def predict_stream(submission: Submitted) -> Response:
 async def models(service: Authorized) -> ModelList:
     """Each model with cost, held-out accuracy and expected latency per ensemble size, and the service's limits."""
     return ModelList(models=[_card(service)])
+
+
+@router.get("/", include_in_schema=False)
+async def playground() -> FileResponse:
+    """A page to try it: drop an image, name a budget, watch the prediction refine."""
+    return FileResponse(PLAYGROUND, headers={"Content-Security-Policy": PLAYGROUND_POLICY})
 
 
 @router.get("/healthz", summary="Is the process alive?", tags=["operation"])

@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         model = f"{manifest.name} {manifest.version}, {manifest.spec.tree.leaves} networks,"
-        print(f"{model} is ready at {url}, docs at {url}/docs")
+        print(f"{model} is ready at {url} (playground; API at {url}/docs)")
         print(f"Try: curl -F file=@photo.jpg '{url}/predict?deadline_ms=50'", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -267,6 +267,13 @@ async def test_metrics_are_the_registrys(client: httpx.AsyncClient, photo: bytes
     assert "process_resident_memory_bytes" in response.text
 
 
+async def test_the_playground_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    response = await client.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "://" not in response.text
+
+
 async def test_the_documentation_is_valid_and_has_the_problems(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     OpenAPI.model_validate(document)
