@@ -119,7 +119,11 @@ def table_blocks(spec: ModelSpec, block_type: type[_T]) -> list[_T]:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm and an activation. `fold` moves the norm into the convolution."""
+    """Convolution, batch norm and an activation. `fold` moves the norm into the convolution.
+
+    With `starts_at_zero` its output is zero at first, for the end of a residual branch: the network starts shallow
+    and a learning rate of 0.1 does not overwhelm its first steps (Goyal et al. 2017, section 5.1).
+    """
 
     def __init__(
         self,
@@ -130,12 +134,16 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         groups: int = 1,
         activation: nn.Module | None = None,
+        starts_at_zero: bool = False,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False)
         # He's initialisation; fan_in is per group, so every branch starts like a network of its own.
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
-        self.norm: nn.Module = nn.BatchNorm2d(channels_out)
+        norm = nn.BatchNorm2d(channels_out)
+        if starts_at_zero:
+            nn.init.zeros_(norm.weight)
+        self.norm: nn.Module = norm
         self.activation = activation if activation is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Bottleneck(nn.Module):
         self.body = nn.Sequential(
             ConvNorm(wide_in, mid, groups=parents, activation=nn.ReLU(inplace=True)),
             ConvNorm(mid, mid, 3, stride=stride, groups=mid, activation=nn.ReLU(inplace=True)),
-            ConvNorm(mid, wide_out, groups=nodes),
+            ConvNorm(mid, wide_out, groups=nodes, starts_at_zero=True),
         )
         self.shortcut = ConvNorm(wide_in, wide_out, stride=stride, groups=parents) if project else nn.Identity()
         self.relu = nn.ReLU(inplace=True)

@@ -14,6 +14,8 @@ def calibrated_model(name: str, **changes: object) -> HierarchicalEnsemble:
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain average of the batches seen
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)  # residual branches start at zero: let them count
+            torch.nn.init.normal_(module.bias, std=0.1)
     with torch.no_grad():
         model.train()(torch.randn(16, *model.spec.input_shape))
     return model.eval()
