@@ -254,7 +254,7 @@ class Engine:
                 ensemble_size=size,
                 flops=self._flops[size],
                 probabilities=probabilities[position],
-                stop_reason=_stop_reason(request, size, confidences[position], next_end),
+                stop_reason=request.stop_reason(size, confidences[position], next_end),
                 started_at=request.started_at,
                 first_at=request.latest.first_at if request.latest else now,
                 at=now,
@@ -292,12 +292,3 @@ class Engine:
                 self._seconds_until(size, arriving=1) <= self.settings.reference_deadline
                 for size in self._tree.ensemble_sizes
             )
-
-
-def _stop_reason(request: Request, size: int, confidence: float, next_end: float) -> StopReason | None:
-    """The budget that forbids a request at an ensemble size its next step, which would end at `next_end`."""
-    if size >= request.limit:
-        return request.limit_reason
-    if request.budget.min_confidence is not None and confidence >= request.budget.min_confidence:
-        return StopReason.CONFIDENCE
-    return StopReason.DEADLINE if next_end > request.entry.deadline else None

@@ -51,6 +51,14 @@ class Request:
     started_at: float = 0.0
     latest: Refinement | None = None
 
+    def stop_reason(self, size: int, confidence: float, next_end: float) -> StopReason | None:
+        """The budget that forbids the next step at an ensemble size, if one does; the step would end at `next_end`."""
+        if size >= self.limit:
+            return self.limit_reason
+        if self.budget.min_confidence is not None and confidence >= self.budget.min_confidence:
+            return StopReason.CONFIDENCE
+        return StopReason.DEADLINE if next_end > self.entry.deadline else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:

@@ -112,7 +112,7 @@ class Recorder:
         self._first_seconds.observe(seconds)
 
     def rejected(self, reason: str) -> None:
-        """A request was refused before any work was spent on it."""
+        """A request was refused before any work was spent on it: `queue_full`, `draining`, or `deadline` (too near)."""
         self._rejections.labels(reason=reason).inc()
 
     # From the delivery
