@@ -11,13 +11,14 @@ from fastapi.responses import FileResponse, Response
 from prometheus_client.exposition import choose_encoder
 from pydantic import TypeAdapter
 
+from service.access import Authorized, service_of
 from service.delivery import Mailbox
 from service.errors import DeadlineMissedError
 from service.lifecycle import Service
 from service.problems import Problem, problem_of, problem_responses
 from service.schemas import Answer, Limits, ModelCard, ModelList, SizeFigures, StepTimes
 from service.stream import EventStream, events, until_disconnect
-from service.submission import EVENT_STREAM, STREAM_PATH, Authorized, Submission, Submitted, service_of, wants_stream
+from service.submission import EVENT_STREAM, STREAM_PATH, Submission, Submitted, wants_stream
 from service.upload import REQUEST_BODY
 
 __all__ = ["router"]

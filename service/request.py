@@ -89,7 +89,7 @@ class Refinement:
     """(K,) calibrated: softmax(y_n / T_n), y_n the mean logits of the first n leaves."""
     stop_reason: StopReason | None
     """None: more may come. Anything else: this was the last."""
-    started_at: float | None
+    started_at: float
     """When the first step began."""
     first_at: float
     """When the first leaf was done."""

@@ -7,7 +7,6 @@ engine is told to drop what nobody waits for any more when the answer is over, h
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,24 +14,21 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import Depends, Header, Query, Request
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from service.access import Authorized
 from service.arrival import Head, head_of
 from service.delivery import Mailbox
-from service.errors import DeadlineMissedError, InvalidError, UnauthorizedError
+from service.errors import DeadlineMissedError, InvalidError
 from service.lifecycle import Service
 from service.request import Budget, Refinement
 from service.schemas import Answer, Options, Prediction
 from service.upload import read_upload
 
-__all__ = ["EVENT_STREAM", "STREAM_PATH", "Authorized", "Submission", "Submitted", "service_of", "wants_stream"]
+__all__ = ["EVENT_STREAM", "STREAM_PATH", "Submission", "Submitted", "wants_stream"]
 
 DEFAULT_TOP_K = 5
 EVENT_STREAM = "text/event-stream"
 STREAM_PATH = "/predict/stream"
-
-_bearer = HTTPBearer(auto_error=False, description="One of the service's API keys, where it asks for them.")
-_api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in a header of its own.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +49,6 @@ class Submission:
         """What a client gets to see of a refinement now."""
         manifest = self.service.package.manifest
         best = np.argsort(-refinement.probabilities, kind="stable")[: self.top_k]
-        started_at = refinement.started_at if refinement.started_at is not None else refinement.first_at
         return Answer(
             predictions=[
                 Prediction(
@@ -69,18 +64,17 @@ class Submission:
             flops=refinement.flops,
             expected_accuracy=manifest.table[refinement.ensemble_size - 1].accuracy,
             elapsed_ms=_ms(self.service.clock() - self.head.arrived_at),
-            queue_ms=_ms(started_at - self.submitted_at),
+            queue_ms=_ms(refinement.started_at - self.submitted_at),
             model=manifest.name,
             request_id=self.head.request_id,
         )
 
     def server_timing(self, refinement: Refinement) -> str:
         """The `Server-Timing` header: where the time went, in milliseconds."""
-        started_at = refinement.started_at if refinement.started_at is not None else refinement.first_at
         spans = {
             "read": self.decoded_at - self.head.arrived_at,
-            "queue": started_at - self.submitted_at,
-            "compute": refinement.at - started_at,
+            "queue": refinement.started_at - self.submitted_at,
+            "compute": refinement.at - refinement.started_at,
             "total": self.service.clock() - self.head.arrived_at,
         }
         return ", ".join(f"{name};dur={_ms(seconds)}" for name, seconds in spans.items())
@@ -89,34 +83,6 @@ class Submission:
 def wants_stream(request: Request) -> bool:
     """Whether the answer is to be a stream of events."""
     return request.url.path == STREAM_PATH or EVENT_STREAM in request.headers.get("accept", "")
-
-
-async def service_of(request: Request) -> Service:  # async, as authorize is: FastAPI sends plain functions to a thread
-    """The service behind the app."""
-    service: Service = request.app.state.service
-    return service
-
-
-async def authorize(
-    service: Annotated[Service, Depends(service_of)],
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    api_key: Annotated[str | None, Depends(_api_key)],
-) -> Service:
-    """The service, for a client that may use it.
-
-    Raises:
-        UnauthorizedError: the service has keys, and the request has none of them.
-    """
-    given = bearer.credentials if bearer else api_key or ""
-    keys = service.settings.api_keys
-    # Every key is compared, each in constant time, so that an answer's timing tells nothing about any.
-    matches = [hmac.compare_digest(given.encode(), key.get_secret_value().encode()) for key in keys]
-    if keys and not any(matches):
-        raise UnauthorizedError("show an API key as Authorization: Bearer KEY or X-API-Key: KEY")
-    return service
-
-
-Authorized = Annotated[Service, Depends(authorize)]
 
 
 async def submit(
