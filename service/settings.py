@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
     profile_seconds: float = Field(2, gt=0, description="time to measure the steps at start-up, seconds")
 
-    max_active: Count = Field(64, description="requests that hold activations at a time")
+    max_active: Count = Field(256, description="requests that hold activations at a time")
     max_waiting: Count = Field(512, description="requests that may wait for their first step; more get 503")
     max_batch: Count = Field(32, description="requests that share a step at most")
 
