@@ -7,13 +7,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help serve test lint types imports check format up down clean
+.PHONY: help serve install test lint types imports check format up down clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serve ## serve the shipped model on 127.0.0.1:8000 (HNE_* variables change what and where)
 	@exec $(BIN)/hne-serve
+
+install: $(VENV)/.dev ## everything that training and the checks need, in .venv
 
 test: $(VENV)/.dev ## run every test
 	$(BIN)/python -m pytest $(ARGS)
