@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
-from tqdm import tqdm
 
 from model_core.package import Preprocessing
 from training.config import TrainConfig
 from training.errors import DataError
 from training.images import DeviceImages, FileImages, Images, centre_cropped, open_image
+from training.progress import bar
 from training.randomness import generator
 
 __all__ = ["ImageDataset", "load_dataset"]
@@ -92,11 +92,18 @@ def load_dataset(config: TrainConfig, *, size: tuple[int, int], device: torch.de
     else:
         shorter_side = round(min(size) * 256 / 224)
         preprocessing = Preprocessing(resize_shorter_side=shorter_side, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        splits = [
-            FileImages(listing.sources, listing.labels, preprocessing, size=size, device=device, workers=config.workers)
-            for listing in listings
-            if not isinstance(listing.sources, np.ndarray)
-        ]
+        splits = []
+        for listing in listings:
+            if isinstance(listing.sources, np.ndarray):
+                raise DataError(
+                    f"{config.dataset} has small images, {config.architecture} takes {size[0]}x{size[1]}: "
+                    "choose another architecture, or --dataset imagenet or folder"
+                )
+            splits.append(
+                FileImages(
+                    listing.sources, listing.labels, preprocessing, size=size, device=device, workers=config.workers
+                )
+            )
     return ImageDataset(
         train=splits[0],
         held_out=splits[1],
@@ -181,8 +188,10 @@ def _pixels(listing: _Listing, size: tuple[int, int]) -> Tensor:
     else:
         images = map(Image.fromarray, sources) if isinstance(sources, np.ndarray) else map(open_image, sources)
         pixels = np.empty((len(listing.labels), height, width, 3), np.uint8)
-        for index, image in enumerate(tqdm(images, "reading images", len(pixels), unit="img", leave=False)):
-            pixels[index] = centre_cropped(image, min(size), size)
+        with bar("reading images", total=len(pixels), keep=False) as progress:
+            for index, image in enumerate(images):
+                pixels[index] = centre_cropped(image, min(size), size)
+                progress.update()
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 

@@ -24,6 +24,7 @@ from training.calibration import expected_calibration_error, fitted_temperature,
 from training.data import ImageDataset
 from training.errors import RunError
 from training.images import Images
+from training.progress import bar
 
 __all__ = ["Evaluation", "SizeFigures", "evaluate", "leaf_logits", "prefix_accuracies"]
 
@@ -141,10 +142,12 @@ def leaf_logits(model: HierarchicalEnsemble, images: Images, *, bf16: bool = Fal
     """
     model.eval()
     logits, labels = [], []
-    for batch, targets in images.evaluation_batches(BATCH):
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-            logits.append(model(batch).float())
-        labels.append(targets)
+    with bar("evaluating", total=len(images), keep=False) as progress:
+        for batch, targets in images.evaluation_batches(BATCH):
+            with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+                logits.append(model(batch).float())
+            labels.append(targets)
+            progress.update(len(targets))
     return torch.cat(logits, dim=1), torch.cat(labels)
 
 

@@ -12,11 +12,11 @@ import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from tqdm import tqdm
 
-__all__ = ["LOG_FILE", "LogRow", "Progress"]
+__all__ = ["LOG_FILE", "LogRow", "Progress", "bar"]
 
 LOG_FILE = "log.csv"
 
@@ -35,6 +35,12 @@ class LogRow:
     accuracy_full: float | None = None
 
 
+def bar(label: str, *, total: int, initial: int = 0, keep: bool = True) -> tqdm[NoReturn]:
+    """A progress bar that counts images. Where nobody watches, as in a file, it is drawn once a minute."""
+    interval = 0.1 if sys.stderr.isatty() else 60
+    return tqdm(desc=label, total=total, initial=initial, unit="img", leave=keep, mininterval=interval)
+
+
 class Progress:
     """Progress bar and log of one run; a context manager."""
 
@@ -50,10 +56,7 @@ class Progress:
         os.replace(temporary, self._path)
         self._file = self._path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, [item.name for item in fields(LogRow)])
-        # A bar that is not watched (output to a file) need not be redrawn ten times a second.
-        self._bar = tqdm(
-            total=images, initial=done, unit="img", desc="training", mininterval=0.1 if sys.stderr.isatty() else 60
-        )
+        self._bar = bar("training", total=images, initial=done)
         self._leaves = leaves
         self._accuracies: dict[str, str] = {}
 

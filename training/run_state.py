@@ -58,10 +58,15 @@ class RunState:
     momentum: dict[str, Tensor]
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the training images."""
+        assert self.config.batch_size is not None
+        return self.data.train // self.config.batch_size
+
+    @property
     def epochs(self) -> float:
         """Epochs trained so far, fractional within an epoch."""
-        assert self.config.batch_size is not None
-        return self.position.epoch + self.position.step / (self.data.train // self.config.batch_size)
+        return self.position.epoch + self.position.step / self.steps_per_epoch
 
     def save(self, folder: Path) -> None:
         """Write the state; a crash meanwhile leaves the previous one."""

@@ -108,7 +108,7 @@ class Trainer:
         assert config.epochs is not None
         self.config, self.data, self.options, self.device = config, data, options, device
         self.epochs, self.batch_size = config.epochs, config.batch_size
-        self.steps_per_epoch = len(data.train) // self.batch_size
+        self.steps_per_epoch = state.steps_per_epoch
         if not self.steps_per_epoch:
             raise ConfigError(f"--batch-size {self.batch_size}: there are only {len(data.train)} training images")
         self.position = state.position
@@ -130,7 +130,7 @@ class Trainer:
         self._begun = self._moved = self._saved = options.clock()
 
     def train(self) -> bool:
-        """Train to the end, or until stopped; saved in either case.
+        """Train to the end, or until stopped, one step at least; saved in either case.
 
         Returns:
             Whether the run is complete.
@@ -144,8 +144,10 @@ class Trainer:
             step=done,
             leaves=self.model.tree.leaves,
         ) as progress:
-            while self.position.epoch < self.epochs and not self._must_stop():
+            while self.position.epoch < self.epochs:
                 self.train_epoch(progress)
+                if self._must_stop():
+                    break
         return self.position.epoch == self.epochs
 
     def train_epoch(self, progress: Progress) -> None:

@@ -92,9 +92,9 @@ def test_large_images_are_augmented_for_training_only(image_folder: Path) -> Non
 
 def test_worker_processes_do_not_change_what_is_drawn(image_folder: Path) -> None:
     alone, helped = (load(image_folder, 80, workers=workers).train for workers in (0, 1))
-    images, _ = next(alone.training_batches(4, seed=0, epoch=0))
-    images_helped, _ = next(helped.training_batches(4, seed=0, epoch=0))
-    assert images.equal(images_helped)
+    batches, batches_helped = (list(split.training_batches(27, seed=0, epoch=0)) for split in (alone, helped))
+    assert len(batches) == len(batches_helped) == 2
+    assert all(one.equal(other) for (one, _), (other, _) in zip(batches, batches_helped, strict=True))
 
 
 def test_the_evaluation_crop_keeps_the_centre() -> None:
