@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from model_core.build import BUILDERS, Builder, build_model
@@ -31,9 +31,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     stamped = {"format": FORMAT, "version": VERSION, **metadata}
-    # Views of one storage (and channels_last strides) are refused by safetensors: give each tensor its own.
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, stamped)
-    with temporary.open("rb") as file:
+    # Views of one storage (and channels_last strides) are refused by safetensors: give each tensor its own. Its
+    # `save_file` would make a file that only its owner can read, whatever the umask.
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, stamped)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
 

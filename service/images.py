@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from model_core.package import Preprocessing
+from model_core.preprocessing import fit, resized
 from service.errors import FormatError, InvalidError, QueueFullError, TooLargeError
 
 __all__ = ["FORMATS", "Decoder"]
@@ -107,19 +108,9 @@ class Decoder:
             raise InvalidError({name: f"cannot be decoded: {error}"}) from error
 
     def _fit(self, image: Image.Image) -> Image.Image:
-        """Shorter side to size (antialiased, bilinear), then the centre, with torchvision's rounding."""
-        shorter, longer = sorted(image.size)
-        if shorter != self._shorter_side:
-            scaled = int(self._shorter_side * longer / shorter)
-            # A thin strip would grow without bound here.
-            self._check_size(self._shorter_side, scaled)
-            portrait = image.width <= image.height
-            size = (self._shorter_side, scaled) if portrait else (scaled, self._shorter_side)
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        if image.size == (self._width, self._height):
-            return image
-        left, top = round((image.width - self._width) / 2), round((image.height - self._height) / 2)
-        return image.crop((left, top, left + self._width, top + self._height))
+        # A thin strip would grow without bound.
+        self._check_size(*resized(image.size, self._shorter_side))
+        return fit(image, shorter_side=self._shorter_side, height=self._height, width=self._width)
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:

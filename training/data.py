@@ -18,9 +18,10 @@ from torch import Tensor
 from torchvision import datasets
 
 from model_core.package import Preprocessing
+from model_core.preprocessing import fit
 from training.config import TrainConfig
 from training.errors import DataError
-from training.images import DeviceImages, FileImages, Images, centre_cropped, open_image
+from training.images import DeviceImages, FileImages, Images, open_image
 from training.progress import bar
 from training.randomness import generator
 
@@ -190,7 +191,7 @@ def _pixels(listing: _Listing, size: tuple[int, int]) -> Tensor:
         pixels = np.empty((len(listing.labels), height, width, 3), np.uint8)
         with bar("reading images", total=len(pixels), keep=False) as progress:
             for index, image in enumerate(images):
-                pixels[index] = centre_cropped(image, min(size), size)
+                pixels[index] = fit(image, shorter_side=min(size), height=height, width=width)
                 progress.update()
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 

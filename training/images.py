@@ -18,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from model_core.package import Preprocessing
+from model_core.preprocessing import fit
 from training.augment import crop_and_flip
 from training.errors import DataError
 from training.randomness import AUGMENTATION, ORDER, generator, mixed_seed
 
-__all__ = ["DeviceImages", "FileImages", "Images", "centre_cropped", "open_image"]
+__all__ = ["DeviceImages", "FileImages", "Images", "open_image"]
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images (B, 3, H, W) float32 channels-last, and labels (B,) int64, on the device."""
@@ -100,7 +101,8 @@ class FileImages(Images):
             v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
         ]
         self._training = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *to_float])
-        centre = partial(centre_cropped, shorter_side=preprocessing.resize_shorter_side, size=size)
+        height, width = size
+        centre = partial(fit, shorter_side=preprocessing.resize_shorter_side, height=height, width=width)
         self._evaluation = v2.Compose([centre, *to_float])
 
     def _training_batches(self, batches: Tensor, *, seed: int, epoch: int, start: int) -> Iterator[Batch]:
@@ -146,17 +148,3 @@ def open_image(path: Path) -> Image.Image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image ({error}); repair or remove it") from error
-
-
-def centre_cropped(image: Image.Image, shorter_side: int, size: tuple[int, int]) -> Image.Image:
-    """The evaluation protocol: resize the shorter side (bilinear, antialiased), cut out the centre.
-
-    `size` is (height, width), at most `shorter_side`.
-    """
-    scale = shorter_side / min(image.size)
-    if scale != 1:
-        width, height = (round(side * scale) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    height, width = size
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))

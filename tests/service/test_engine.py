@@ -47,7 +47,8 @@ def bench(make: MakeBench) -> Bench:
 
 def refine(package: Package, batch: Array) -> Iterator[Array]:
     """Calibrated probabilities (B, K) at every ensemble size, by a plain loop over the package's graphs."""
-    tree, activations, total = package.manifest.spec.tree, {}, np.float32(0)
+    tree, total = package.manifest.spec.tree, np.float32(0)
+    activations: dict[int, Array] = {}
     for leaf, row in enumerate(package.manifest.table):
         session = onnxruntime.InferenceSession(package.step(leaf), providers=["CPUExecutionProvider"])
         entry = tree.entry_node(leaf)
@@ -269,7 +270,7 @@ def test_independent_networks_read_the_image_again(tmp_path: Path) -> None:
     import torch
 
     from model_core.costs import count_costs
-    from model_core.zoo import Row
+    from model_core.spec import Row
     from tests.models import calibrated_model
     from training.export import export_package
 
@@ -325,7 +326,7 @@ def test_every_request_ends_exactly_once_within_its_budgets(make: MakeBench, pla
         for _ in range(request.pop("steps_before")):  # type: ignore[call-overload]
             bench.engine.step()
         slack, gone = request.pop("slack"), request.pop("cancelled")
-        budget = Budget(deadline=None if slack is None else bench.clock.now + slack, **request)  # type: ignore
+        budget = Budget(deadline=None if slack is None else bench.clock.now + slack, **request)  # type: ignore[arg-type, operator]
         ticket = bench.engine.submit(images(1)[0], budget, bench.listen)
         budgets[ticket] = budget
         if gone:
@@ -355,7 +356,7 @@ class Threaded:
         runner = OnnxRunner(bench.package)
         recorder = Recorder(bench.package, type(bench.registry)())
         limits = EngineSettings(profile_seconds=0.01, max_batch=8)
-        self.engine = Engine(bench.package, runner, settings=limits, recorder=recorder, **options)  # type: ignore
+        self.engine = Engine(bench.package, runner, settings=limits, recorder=recorder, **options)  # type: ignore[arg-type]
         self.ended: dict[Ticket, Update] = {}
         self.done = threading.Semaphore(0)
         self.engine.start()

@@ -53,7 +53,9 @@ def test_a_jpeg_that_fits_equals_to_tensor_and_normalize(decoder: Decoder) -> No
     data = encode(noise(), "JPEG")
     expected = transforms.Normalize(MEAN, STD)(transforms.ToTensor()(Image.open(io.BytesIO(data)))).numpy()
     result = decoder.read(data)
-    assert (result.dtype, result.shape, result.flags.c_contiguous) == (np.float32, (3, 32, 32), True)
+    assert result.dtype == np.float32
+    assert result.shape == (3, 32, 32)
+    assert result.flags.c_contiguous
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
 
 

@@ -88,7 +88,9 @@ async def test_a_reader_that_stalls_skips_to_the_latest_and_slows_nobody(serving
     reads_on, sent = asyncio.Event(), []
 
     async def receive() -> dict[str, Any]:
-        return body.pop() if body else await asyncio.Event().wait()
+        if not body:
+            await asyncio.Event().wait()
+        return body.pop()
 
     async def send(message: dict[str, Any]) -> None:
         if b"event: prediction" in message.get("body", b""):
@@ -118,6 +120,10 @@ async def test_a_client_that_leaves_cancels_the_block_and_nothing_else() -> None
         await left.wait()
         return {"type": "http.disconnect"}
 
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
     async with until_disconnect(receive):
         pass
     left.set()
@@ -125,7 +131,7 @@ async def test_a_client_that_leaves_cancels_the_block_and_nothing_else() -> None
         async with until_disconnect(receive):
             await asyncio.Event().wait()
     with pytest.raises(TimeoutError):
-        async with until_disconnect(lambda: asyncio.Event().wait()):  # type: ignore[arg-type]
+        async with until_disconnect(never):
             raise TimeoutError
 
 

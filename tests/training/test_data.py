@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +12,7 @@ from PIL import Image
 from training.config import TrainConfig
 from training.data import ImageDataset, load_dataset
 from training.errors import DataError
-from training.images import DeviceImages, FileImages, centre_cropped
+from training.images import DeviceImages, FileImages
 
 CPU = torch.device("cpu")
 
@@ -95,14 +94,6 @@ def test_worker_processes_do_not_change_what_is_drawn(image_folder: Path) -> Non
     batches, batches_helped = (list(split.training_batches(27, seed=0, epoch=0)) for split in (alone, helped))
     assert len(batches) == len(batches_helped) == 2
     assert all(one.equal(other) for (one, _), (other, _) in zip(batches, batches_helped, strict=True))
-
-
-def test_the_evaluation_crop_keeps_the_centre() -> None:
-    pixels = np.zeros((40, 80, 3), np.uint8)
-    pixels[10:30, 30:50] = 255
-    cropped = np.asarray(centre_cropped(Image.fromarray(pixels), 20, (10, 10)))
-    assert cropped.shape == (10, 10, 3)
-    assert cropped[1:-1, 1:-1].min() == 255
 
 
 def test_images_of_other_sizes_and_modes_are_resized_and_converted(copied_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -76,14 +77,14 @@ def test_hierarchical_distillation_is_equation_6_without_the_teacher_itself(logi
 
 def test_the_teacher_gets_no_gradient(logits: torch.Tensor) -> None:
     # The last two leaves are in no smaller nested ensemble: they are in Eq. 6 through the teacher only.
-    hierarchical_distillation(logits, sizes=SIZES, temperature=T).backward()
+    hierarchical_distillation(logits, sizes=SIZES, temperature=T).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert logits.grad[2:].abs().max() == 0
     assert logits.grad[:2].abs().min() > 0
 
 
 def test_distillation_treats_the_soft_labels_as_constants(logits: torch.Tensor) -> None:
-    distillation(logits, temperature=T).backward()
+    distillation(logits, temperature=T).backward()  # type: ignore[no-untyped-call]
     teacher = torch.softmax(logits.detach().mean(0) / T, -1)
     # d/dz of T^2 H(p, softmax(z / T)) is T (softmax(z / T) - p), if p does not depend on z.
     expected = T * (torch.softmax(logits.detach() / T, -1) - teacher) / BATCH
@@ -100,8 +101,8 @@ def test_alpha_mixes_cross_entropy_and_distillation(logits: torch.Tensor, target
 
 
 def test_the_other_objectives_are_their_equations(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    settings = {"sizes": SIZES, "alpha": 0.25, "temperature": T}
-    assert objective("i", logits, targets, **settings).equal(independent(logits, targets))
-    assert objective("s", logits, targets, **settings).equal(structured(logits, targets, sizes=SIZES))
+    mix = partial(objective, sizes=SIZES, alpha=0.25, temperature=T)
+    assert mix("i", logits, targets).equal(independent(logits, targets))
+    assert mix("s", logits, targets).equal(structured(logits, targets, sizes=SIZES))
     mixed = 0.75 * independent(logits, targets) + 0.25 * distillation(logits, temperature=T)
-    torch.testing.assert_close(objective("d", logits, targets, **settings), mixed)
+    torch.testing.assert_close(mix("d", logits, targets), mixed)
