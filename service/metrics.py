@@ -7,13 +7,16 @@ The registry is handed in, so that every service and every test has its own. No 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary
 
 from model_core.package import Package
 from service.request import Refinement, StopReason
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "Rejection"]
+
+Rejection = Literal["queue_full", "deadline", "draining"]
 
 REQUEST_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
 STEP_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
@@ -53,8 +56,8 @@ class Recorder:
             "hne_expected_accuracy", "Held-out accuracy of the ensemble sizes served", registry=registry
         )
         self._stops = Counter("hne_stops_total", "Answers, by what ended them", ("reason",), registry=registry)
-        for reason in StopReason:
-            self._stops.labels(reason=reason.value)
+        for stop in StopReason:
+            self._stops.labels(reason=stop.value)
         self._missed = Counter("hne_deadline_missed_total", "Requests without one leaf in time", registry=registry)
         self._overrun = histogram(
             "hne_deadline_overrun_seconds", "How late answers with a deadline were; 0 is on time", OVERRUN_SECONDS
@@ -68,6 +71,8 @@ class Recorder:
         self._rejections = Counter(
             "hne_rejections_total", "Requests refused before any work was spent on them", ("reason",), registry=registry
         )
+        for reason in get_args(Rejection):
+            self._rejections.labels(reason=reason)
         self._queue_depth = Gauge("hne_queue_depth", "Requests waiting for their first step", registry=registry)
         self._queue_limit = Gauge("hne_queue_limit", "Requests that may wait at most", registry=registry)
         self._inflight = Gauge("hne_inflight_requests", "Requests admitted and not yet answered", registry=registry)
@@ -111,7 +116,7 @@ class Recorder:
         """A request has its first leaf, `seconds` after its admission."""
         self._first_seconds.observe(seconds)
 
-    def rejected(self, reason: str) -> None:
+    def rejected(self, reason: Rejection) -> None:
         """A request was refused before any work was spent on it: `queue_full`, `draining`, or `deadline` (too near)."""
         self._rejections.labels(reason=reason).inc()
 

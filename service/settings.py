@@ -15,11 +15,14 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
+from service.state import EngineSettings
 
 __all__ = ["Settings", "load_settings", "shipped_model"]
 
 SHIPPED_MODELS = Path(__file__).resolve().parents[1] / "deploy" / "models"
 PREFIX = "HNE_"
+
+_ENGINE = EngineSettings()
 
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -48,11 +51,15 @@ class Settings(BaseSettings):
     threads: Count | None = Field(None, description="CPU threads that compute a step; unset, one per available core")
     decode_threads: Count = Field(2, description="threads that decode images")
 
-    profile_seconds: float = Field(2, gt=0, description="time to measure the steps at start-up, seconds")
+    profile_seconds: float = Field(
+        _ENGINE.profile_seconds, gt=0, description="time to measure the steps at start-up, seconds"
+    )
 
-    max_active: Count = Field(256, description="requests that hold activations at a time")
-    max_waiting: Count = Field(512, description="requests that may wait for their first step; more get 503")
-    max_batch: Count = Field(32, description="requests that share a step at most")
+    max_active: Count = Field(_ENGINE.max_active, description="requests that hold activations at a time")
+    max_waiting: Count = Field(
+        _ENGINE.max_waiting, description="requests that may wait for their first step; more get 503"
+    )
+    max_batch: Count = Field(_ENGINE.max_batch, description="requests that share a step at most")
 
     default_deadline_ms: Milliseconds | None = Field(
         None, description="deadline of a request that names none, milliseconds; unset, the longest allowed"

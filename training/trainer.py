@@ -81,8 +81,8 @@ def _optimizer(model: HierarchicalEnsemble, config: TrainConfig) -> torch.optim.
     The losses sum over networks, so a node's gradient is a sum over the leaves below it: 16 terms at the root, one at
     a leaf. One rate for both is too high for the one (its batch norms' scales jump) or too low for the other. Dividing
     the rate by the leaves below a block, and multiplying the weight decay by them, is exactly SGD on the mean gradient
-    of those leaves. Measured with hne_tiny over 100 steps: a cross-entropy of 2.26, against 2.29 with sums everywhere
-    and 2.31 with means everywhere.
+    of those leaves. Measured with hne_tiny on one seed, mean of steps 76 to 100: a cross-entropy of 2.26, against
+    2.29 with sums everywhere and 2.31 with means everywhere.
     """
     assert config.weight_decay is not None
     groups = []
