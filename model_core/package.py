@@ -30,6 +30,7 @@ __all__ = [
     "Preprocessing",
     "digest",
     "step_file",
+    "write_manifest",
 ]
 
 MANIFEST = "manifest.json"
