@@ -53,6 +53,8 @@ def distillation(logits_lbk: Tensor, *, temperature: float) -> Tensor:
 def hierarchical_distillation(logits_lbk: Tensor, *, sizes: Sequence[int], temperature: float) -> Tensor:
     """L_HD, Eq. 6: every smaller nested ensemble (b = 0..B-1) learns from the full one."""
     smaller = [size for size in sizes if size < logits_lbk.shape[0]]
+    if not smaller:  # a single network has no smaller ensemble: an empty sum
+        return logits_lbk.new_zeros(())
     return _soft_cross_entropy(nested_outputs(logits_lbk, smaller), logits_lbk.mean(0), temperature)
 
 

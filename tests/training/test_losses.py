@@ -100,6 +100,11 @@ def test_alpha_mixes_cross_entropy_and_distillation(logits: torch.Tensor, target
     assert total(0.3) == pytest.approx(0.7 * total(0) + 0.3 * total(1))
 
 
+def test_a_single_network_has_nothing_to_distil(logits: torch.Tensor, targets: torch.Tensor) -> None:
+    total = objective("hd", logits[:1], targets, sizes=(1,), alpha=0.5, temperature=T)
+    assert total.item() == pytest.approx(0.5 * independent(logits[:1], targets).item())
+
+
 def test_the_other_objectives_are_their_equations(logits: torch.Tensor, targets: torch.Tensor) -> None:
     mix = partial(objective, sizes=SIZES, alpha=0.25, temperature=T)
     assert mix("i", logits, targets).equal(independent(logits, targets))
