@@ -84,10 +84,12 @@ KINDS: dict[type[ServiceError], _Kind] = {
 }
 
 
-def problem_of(error: ServiceError, request_id: str) -> Problem:
-    """The problem that an error of ours is to a client."""
-    status, name, title = next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
+def problem_of(error: Exception, request_id: str) -> Problem:
+    """The problem that an error is to a client. Faults of our own go to the log, under the request's id."""
+    status, name, title = next((KINDS[kind] for kind in type(error).__mro__ if kind in KINDS), KINDS[ServiceError])
     internal = status is HTTPStatus.INTERNAL_SERVER_ERROR
+    if internal:
+        logger.error("request_id=%s failed", request_id, exc_info=error)
     return Problem(
         type=f"urn:hne:problem:{name}",
         title=title,
@@ -130,8 +132,6 @@ def add_problem_handlers(app: FastAPI) -> None:
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     problem = problem_of(error, head_of(request).request_id)
-    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("request_id=%s failed", problem.request_id, exc_info=error)
     headers = {}
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
@@ -157,8 +157,7 @@ async def _client_left(request: Request, error: Exception) -> Response:
 
 
 async def _our_mistake(request: Request, error: Exception) -> Response:
-    detail = "the fault is in the service's log under this request_id"
-    return _response(_plain(request, HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+    return _response(problem_of(error, head_of(request).request_id))
 
 
 def _plain(request: Request, status: HTTPStatus, detail: str) -> Problem:

@@ -11,7 +11,6 @@ processor time (1.25 against 0.15 ms for 18 events). And it cannot be one of two
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from itertools import count
@@ -21,7 +20,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.errors import ServiceError
 from service.problems import CLIENT_LEFT, problem_of
 from service.schemas import StreamStart
 from service.submission import EVENT_STREAM, Submission
@@ -30,8 +28,6 @@ __all__ = ["EventStream", "events", "until_disconnect"]
 
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
-
-logger = logging.getLogger(__name__)
 
 
 class EventStream(Response):
@@ -83,11 +79,8 @@ async def events(submission: Submission) -> AsyncGenerator[bytes]:
             if refinement.stop_reason is not None:
                 yield _event("done", next(ids), answer)
                 return
-    except ServiceError as error:
+    except Exception as error:  # the status is sent already, so whatever it was has to end the stream as an event
         problem = problem_of(error, head.request_id)
-    except Exception:
-        logger.exception("request_id=%s failed in its stream", head.request_id)
-        problem = problem_of(ServiceError(), head.request_id)
     head.status = problem.status
     yield _event("error", next(ids), problem)
 

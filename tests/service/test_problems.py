@@ -149,7 +149,12 @@ async def test_no_flipped_byte_breaks_the_service(
     assert (await client.post("/predict", json=body)).status_code in {200, 413, 415, 422}
 
 
-def test_our_own_faults_tell_the_client_nothing() -> None:
-    problem = problem_of(ServiceError("secret path"), "id")
+@pytest.mark.parametrize("fault", [ServiceError("secret path"), KeyError("secret path")])
+def test_our_own_faults_are_in_the_log_under_the_request_and_tell_the_client_nothing(
+    fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    problem = problem_of(fault, "the-id")
     assert problem.status == 500
     assert "secret" not in problem.model_dump_json()
+    assert "the-id" in caplog.text
+    assert "secret path" in caplog.text
