@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import TypeAdapter
 
 from service.access import Authorized, service_of
-from service.delivery import Mailbox
-from service.errors import DeadlineMissedError
+from service.errors import ServiceError
 from service.lifecycle import Service
 from service.problems import Problem, problem_of, problem_responses
 from service.schemas import Answer, Limits, ModelCard, ModelList, SizeFigures, StepTimes
@@ -67,7 +65,7 @@ async def predict(request: Request, submission: Submitted) -> Response:
     """The deepest prediction that the budget allows.
 
     With `Accept: text/event-stream` it refines before your eyes, as `/predict/stream`. Of several images, one without a
-    single network in time has a problem in its place of the list; the status is 504 only if all have.
+    single network in time has a problem in its place of the list; the status is an error only if all have.
     """
     if wants_stream(request):
         return _stream(submission)
@@ -136,15 +134,16 @@ def _stream(submission: Submission) -> Response:
 
 
 async def _list(submission: Submission) -> Response:
-    async def one(mailbox: Mailbox) -> Answer | Problem:
+    answers: list[Answer | Problem] = []
+    errors: list[ServiceError] = []
+    for mailbox in submission.mailboxes:  # they fill at the same time, whichever is waited for first
         try:
-            return submission.answer(await mailbox.answer())
-        except DeadlineMissedError as error:
-            return problem_of(error, submission.head.request_id)
-
-    answers = await asyncio.gather(*map(one, submission.mailboxes))
-    if all(isinstance(answer, Problem) for answer in answers):
-        raise DeadlineMissedError
+            answers.append(submission.answer(await mailbox.answer()))
+        except ServiceError as error:
+            errors.append(error)
+            answers.append(problem_of(error, submission.head.request_id))
+    if len(errors) == len(answers):
+        raise errors[0]
     return Response(_answers.dump_json(answers), media_type="application/json")
 
 

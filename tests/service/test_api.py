@@ -146,12 +146,32 @@ async def test_without_a_leaf_by_the_deadline_it_is_504(serving: Any, photo: byt
 
 async def test_a_list_has_a_problem_only_where_no_leaf_was_in_time(serving: Any, photo: bytes) -> None:
     images = [encoded(photo)] * 3
-    async with serving(max_batch=1) as served:
+    async with serving(max_active=1) as served:
         with served.brake.before(0):
             late = await served.client.post("/predict", json={"images": images, "deadline_ms": 150})
         assert (late.status_code, late.json()["status"]) == (504, 504)
+        with served.brake.before(1):  # the first image keeps the only slot
+            mixed = await served.client.post("/predict", json={"images": images, "deadline_ms": 300})
+        assert mixed.status_code == 200
+        first, *others = mixed.json()
+        assert (first["ensemble_size"], first["stop_reason"]) == (1, "deadline")
+        assert [other["type"] for other in others] == ["urn:hne:problem:deadline-missed"] * 2
         answers = (await served.client.post("/predict", json={"images": images})).json()
     assert [answer["ensemble_size"] for answer in answers] == [16, 16, 16]
+
+
+async def test_an_image_that_fails_does_not_take_the_others_answers_along(serving: Any, photo: bytes) -> None:
+    async with serving(max_active=1, drain_seconds=0.01) as served:
+        with served.brake.before(1):
+            asked = asyncio.create_task(served.client.post("/predict", json={"images": [encoded(photo)] * 2}))
+            await leaf_of_one(served)
+            await served.app.state.service.drain()
+            answers = await asked
+    assert answers.status_code == 200
+    assert [answer.get("stop_reason", answer.get("type")) for answer in answers.json()] == [
+        "drain",
+        "urn:hne:problem:draining",
+    ]
 
 
 async def test_the_deadline_counts_from_the_head_so_a_slow_upload_is_504(
