@@ -1,4 +1,4 @@
-"""Fixtures of the service's tests: the real app on the tiny package, and a runner that can be made to stall."""
+"""Fixtures of the service's tests: the tiny package behind an engine stepped by hand, and behind the real app."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from model_core.tree import Segment
 from service.app import create_app
 from service.lifecycle import make_runner
 from service.runners import Array, Runner
+from service.runners.onnx import OnnxRunner
 from service.settings import Settings
+from tests.service.engines import Bench, MakeBench
 
 
 class Brake:
@@ -74,6 +76,23 @@ Serving = Callable[..., AbstractAsyncContextManager[Served]]
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def package(tiny_package: Path) -> Package:
+    return Package.load(tiny_package)
+
+
+@pytest.fixture(scope="session")
+def make(package: Package) -> MakeBench:
+    """`make(max_active=3)`: an engine with these limits, stepped by hand."""
+    runner = OnnxRunner(package)
+    return lambda **options: Bench(package, runner, **options)
+
+
+@pytest.fixture
+def bench(make: MakeBench) -> Bench:
+    return make()
 
 
 @pytest.fixture(scope="session")

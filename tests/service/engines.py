@@ -119,6 +119,10 @@ class Bench:
         return value
 
 
+MakeBench = Callable[..., Bench]
+"""Makes a bench on the tiny package; takes the engine's limits and a policy."""
+
+
 def images(count: int, seed: int = 0) -> Array:
     """Normalised images (count, 3, 32, 32)."""
     return np.random.default_rng(seed).standard_normal((count, 3, 32, 32), np.float32)

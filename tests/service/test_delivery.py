@@ -1,30 +1,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
-from model_core.package import Package
 from model_core.tree import Segment
 from service.delivery import Delivery
 from service.errors import DeadlineMissedError, DrainingError, RunnerError
 from service.request import Budget, Refinement, StopReason
-from service.runners.onnx import OnnxRunner
 from tests.service.engines import Bench, images
 
 IMAGE = images(1)[0]
 SOON = 0.01
 """Real seconds until a deadline that a test waits for."""
-
-
-@pytest.fixture(scope="module")
-def runner(tiny_package: Path) -> OnnxRunner:
-    return OnnxRunner(Package.load(tiny_package))
-
-
-@pytest.fixture
-def bench(tiny_package: Path, runner: OnnxRunner) -> Bench:
-    return Bench(Package.load(tiny_package), runner)
 
 
 def on_loop(test: Callable[[Delivery], Awaitable[None]], bench: Bench) -> None:

@@ -1,48 +1,20 @@
-import threading
-from collections.abc import Callable, Iterator, Sequence
+"""What requests get of the engine: every refinement the model's, within their budgets, in shared steps."""
+
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from model_core.package import EnsembleFigures, Package, Preprocessing
 from model_core.tree import Segment
-from service.engine import Engine, EngineSettings
-from service.errors import (
-    BudgetError,
-    DeadlineMissedError,
-    DrainingError,
-    QueueFullError,
-    RunnerError,
-    SettingsError,
-)
-from service.metrics import Recorder
-from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
+from service.engine import EngineSettings
+from service.errors import BudgetError, DeadlineMissedError, QueueFullError, SettingsError
+from service.request import Budget, StopReason
 from service.runners import Array
 from service.runners.onnx import OnnxRunner
-from service.scheduler import Decision, Situation
-from tests.service.engines import Bench, images, seconds
-
-MakeBench = Callable[..., Bench]
-
-
-@pytest.fixture(scope="module")
-def package(tiny_package: Path) -> Package:
-    return Package.load(tiny_package)
-
-
-@pytest.fixture(scope="module")
-def make(package: Package) -> MakeBench:
-    runner = OnnxRunner(package)
-    return lambda **options: Bench(package, runner, **options)
-
-
-@pytest.fixture
-def bench(make: MakeBench) -> Bench:
-    return make()
+from tests.service.engines import Bench, MakeBench, images, seconds
 
 
 def refine(package: Package, batch: Array) -> Iterator[Array]:
@@ -165,58 +137,6 @@ def test_requests_share_steps_and_one_call_tells_a_listener_all(bench: Bench) ->
     assert bench.metric("hne_step_batch_size_sum") / bench.metric("hne_step_batch_size_count") == 32
 
 
-def test_a_cancelled_request_leaves_its_slot_and_hears_nothing_more(make: MakeBench) -> None:
-    bench = make(max_active=1)
-    refining, waiting = (bench.engine.submit(image, Budget(), bench.listen) for image in images(2))
-    bench.engine.step()
-    bench.engine.cancel(refining)
-    bench.engine.cancel(refining)
-    bench.run()
-    assert len(bench.heard[refining]) == 1
-    assert bench.last(waiting).ensemble_size == 16
-
-
-def test_a_request_cancelled_during_its_step_frees_the_slot_with_the_step(bench: Bench) -> None:
-    ticket = bench.engine.submit(images(1)[0], Budget(), bench.listen)
-    bench.runner.before = lambda segment: bench.engine.cancel(ticket)
-    bench.engine.step()
-    assert bench.engine.snapshot().active == 0
-    assert ticket not in bench.heard
-
-
-def test_a_step_that_fails_ends_its_batch_and_nothing_else(bench: Bench) -> None:
-    def break_step(number: int) -> Callable[[Segment], None]:
-        def before(segment: Segment) -> None:
-            if segment.start == number:
-                raise RunnerError(bench.package.step(number), "broken")
-
-        return before
-
-    bench.runner.before = break_step(3)
-    ticket = bench.engine.submit(images(1)[0], Budget(), bench.listen)
-    bench.run()
-    assert (bench.last(ticket).ensemble_size, bench.last(ticket).stop_reason) == (3, StopReason.ERROR)
-    bench.runner.before = break_step(0)
-    ticket = bench.engine.submit(images(1)[0], Budget(), bench.listen)
-    bench.run()
-    assert str(bench.failure(ticket).error).endswith("00.onnx: broken")
-    bench.runner.before = lambda segment: None
-    ticket = bench.engine.submit(images(1)[0], Budget(), bench.listen)
-    bench.run()
-    assert bench.last(ticket).stop_reason is StopReason.COMPLETE
-    assert bench.engine.snapshot().active == 0
-
-
-def test_a_listener_that_fails_harms_nobody_else(bench: Bench) -> None:
-    def broken(updates: Sequence[tuple[Ticket, Update]]) -> None:
-        raise OSError("gone")
-
-    bench.engine.submit(images(1)[0], Budget(), broken)
-    ticket = bench.engine.submit(images(1)[0], Budget(), bench.listen)
-    bench.run()
-    assert bench.last(ticket).stop_reason is StopReason.COMPLETE
-
-
 def test_a_full_queue_says_when_its_backlog_is_served(make: MakeBench) -> None:
     bench = make(max_waiting=4, max_batch=2)
     for image in images(4):
@@ -235,18 +155,6 @@ def test_more_requests_than_slots_are_served_in_turn(make: MakeBench) -> None:
     bench.run()
     assert {bench.last(ticket).ensemble_size for ticket in tickets} == {16}
     assert max(size for _, size in bench.runner.batches) <= 3
-
-
-def test_draining_answers_everyone_with_what_they_have(bench: Bench) -> None:
-    refined = bench.engine.submit(images(1)[0], Budget(), bench.listen)
-    bench.engine.step()
-    waiting = bench.engine.submit(images(1)[0], Budget(), bench.listen)
-    bench.engine.drain(0)
-    assert (bench.last(refined).ensemble_size, bench.last(refined).stop_reason) == (1, StopReason.DRAIN)
-    assert isinstance(bench.failure(waiting).error, DrainingError)
-    with pytest.raises(DrainingError):
-        bench.engine.submit(images(1)[0], Budget(), bench.listen)
-    assert (bench.engine.snapshot().draining, bench.engine.snapshot().active) == (True, 0)
 
 
 def test_the_allowed_ensemble_size_falls_with_the_load_and_comes_back(bench: Bench) -> None:
@@ -299,120 +207,3 @@ def test_independent_networks_read_the_image_again(tmp_path: Path) -> None:
     for size, expected in enumerate(refine(package, batch)):
         for ticket, probabilities in zip(tickets, expected, strict=True):
             np.testing.assert_allclose(bench.refinements(ticket)[size].probabilities, probabilities, atol=1e-5)
-
-
-requests = st.lists(
-    st.fixed_dictionaries(
-        {
-            "steps_before": st.integers(0, 6),
-            "slack": st.sampled_from([None, 0.001, 0.006, 0.02, 0.05]),
-            "max_flops": st.sampled_from([None, 4_000_000, 9_000_000]),
-            "max_ensemble_size": st.sampled_from([None, 1, 2, 7]),
-            "min_confidence": st.sampled_from([None, 0.3]),
-            "cancelled": st.booleans(),
-        }
-    ),
-    max_size=14,
-)
-
-
-@settings(max_examples=40)
-@given(requests)
-def test_every_request_ends_exactly_once_within_its_budgets(make: MakeBench, plan: list[dict[str, object]]) -> None:
-    bench = make(max_active=4, max_batch=3)
-    budgets: dict[Ticket, Budget] = {}
-    cancelled: set[Ticket] = set()
-    for request in plan:
-        for _ in range(request.pop("steps_before")):  # type: ignore[call-overload]
-            bench.engine.step()
-        slack, gone = request.pop("slack"), request.pop("cancelled")
-        budget = Budget(deadline=None if slack is None else bench.clock.now + slack, **request)  # type: ignore[arg-type, operator]
-        ticket = bench.engine.submit(images(1)[0], budget, bench.listen)
-        budgets[ticket] = budget
-        if gone:
-            bench.engine.step()
-            bench.engine.cancel(ticket)
-            cancelled.add(ticket)
-    bench.run()
-
-    assert bench.engine.snapshot().active == bench.engine.snapshot().waiting == 0
-    for ticket, budget in budgets.items():
-        heard = bench.heard.get(ticket, [])
-        ends = [update for update in heard if isinstance(update, Failure) or update.stop_reason is not None]
-        assert len(ends) == 1 or (ticket in cancelled and not ends)
-        assert ends == heard[-1:] or ticket in cancelled
-        depths = [update.ensemble_size for update in heard if isinstance(update, Refinement)]
-        assert depths[:-1] == list(range(1, len(depths)))
-        for update in heard:
-            assert budget.deadline is None or isinstance(update, Failure) or update.at <= budget.deadline + 1e-9
-            assert isinstance(update, Failure) or update.flops <= (budget.max_flops or update.flops)
-            assert isinstance(update, Failure) or update.ensemble_size <= (budget.max_ensemble_size or 16)
-
-
-class Threaded:
-    """An engine on its own thread and the real clock."""
-
-    def __init__(self, bench: Bench, **options: object) -> None:
-        runner = OnnxRunner(bench.package)
-        recorder = Recorder(bench.package, type(bench.registry)())
-        limits = EngineSettings(profile_seconds=0.01, max_batch=8)
-        self.engine = Engine(bench.package, runner, settings=limits, recorder=recorder, **options)  # type: ignore[arg-type]
-        self.ended: dict[Ticket, Update] = {}
-        self.done = threading.Semaphore(0)
-        self.engine.start()
-
-    def listen(self, updates: Sequence[tuple[Ticket, Update]]) -> None:
-        for ticket, update in updates:
-            if isinstance(update, Failure) or update.stop_reason is not None:
-                assert ticket not in self.ended
-                self.ended[ticket] = update
-                self.done.release()
-
-
-def test_many_threads_submit_and_cancel_and_close_leaves_nothing_behind(bench: Bench) -> None:
-    threaded = Threaded(bench)
-    kept: list[Ticket] = []
-
-    def client(seed: int) -> None:
-        for number, image in enumerate(images(6, seed)):
-            ticket = threaded.engine.submit(image, Budget(max_ensemble_size=4), threaded.listen)
-            if number % 3 == 2:
-                threaded.engine.cancel(ticket)
-            else:
-                kept.append(ticket)
-
-    clients = [threading.Thread(target=client, args=(seed,)) for seed in range(4)]
-    for thread in clients:
-        thread.start()
-    for thread in clients:
-        thread.join()
-    for _ in kept:
-        assert threaded.done.acquire(timeout=30)
-    assert set(kept) <= set(threaded.ended)
-    threaded.engine.drain(30)
-    threaded.engine.close()
-    assert "hne-engine" not in [thread.name for thread in threading.enumerate()]
-    assert (threaded.engine.snapshot().active, threaded.engine.snapshot().waiting) == (0, 0)
-
-
-def test_draining_lets_the_active_finish_in_time(bench: Bench) -> None:
-    threaded = Threaded(bench)
-    tickets = [threaded.engine.submit(image, Budget(), threaded.listen) for image in images(3)]
-    threaded.engine.drain(30)
-    threaded.engine.close()
-    ends = [threaded.ended[ticket] for ticket in tickets]
-    assert [end.stop_reason for end in ends if isinstance(end, Refinement)] == [StopReason.COMPLETE] * 3
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_if_the_thread_dies_nobody_is_left_waiting(bench: Bench) -> None:
-    def faulty(situation: Situation) -> Decision | None:
-        raise ZeroDivisionError
-
-    threaded = Threaded(bench, policy=faulty)
-    ticket = threaded.engine.submit(images(1)[0], Budget(), threaded.listen)
-    assert threaded.done.acquire(timeout=30)
-    assert isinstance(threaded.ended[ticket], Failure)
-    with pytest.raises(DrainingError):
-        threaded.engine.submit(images(1)[0], Budget(), threaded.listen)
-    threaded.engine.close()

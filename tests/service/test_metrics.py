@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -7,11 +5,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 from model_core.package import Package
 from service.metrics import Recorder
 from service.request import Refinement, StopReason
-
-
-@pytest.fixture
-def package(tiny_package: Path) -> Package:
-    return Package.load(tiny_package)
 
 
 @pytest.fixture
