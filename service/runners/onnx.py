@@ -43,8 +43,17 @@ class OnnxRunner:
             found = [output.name for output in session.get_outputs()]
             if [value.name for value in session.get_inputs()] != ["x"] or found != names:
                 raise RunnerError(file, f"must take x and give {', '.join(names)}, but gives {', '.join(found)}")
-            for block, output in zip(tree.kept_blocks(segment), session.get_outputs()[1:], strict=True):
-                shapes[block] = tuple(output.shape[1:])
+            entry = tree.entry_block(segment.start) - 1
+            given = tuple(session.get_inputs()[0].shape[1:])
+            wanted = shapes[entry] if entry >= 0 else package.manifest.spec.input_shape
+            if given != wanted:
+                raise RunnerError(file, f"takes x of shape {given}, but its step starts from {wanted}")
+            logits, *kept = (tuple(output.shape[1:]) for output in session.get_outputs())
+            if logits != (package.manifest.spec.classes,):
+                raise RunnerError(file, f"gives logits of shape {logits} for {package.manifest.spec.classes} classes")
+            for block, shape in zip(tree.kept_blocks(segment), kept, strict=True):
+                if shapes.setdefault(block, shape) != shape:
+                    raise RunnerError(file, f"gives block_{block} of shape {shape}, earlier steps {shapes[block]}")
         self.shapes = shapes
         self._kept = [tree.kept_blocks(segment) for segment in self.segments]
 

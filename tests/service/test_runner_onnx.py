@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,6 @@ from model_core.tree import Segment
 from service.errors import RunnerError
 from service.runners.onnx import OnnxRunner
 from tests.service.engines import images
-
-
-@pytest.fixture(scope="module")
-def package(tiny_package: Path) -> Package:
-    return Package.load(tiny_package)
 
 
 @pytest.fixture
@@ -66,6 +62,21 @@ def test_a_step_of_another_leaf_is_named(copied: Package) -> None:
     copied.step(4).write_bytes(copied.step(3).read_bytes())
     with pytest.raises(RunnerError, match=r"04\.onnx: must take x and give logits, block_2, block_3"):
         OnnxRunner(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"classes": 11}, r"00\.onnx: gives logits of shape \(10,\) for 11 classes"),
+        ({"input_shape": (3, 16, 16)}, r"00\.onnx: takes x of shape \(3, 32, 32\), .* starts from \(3, 16, 16\)"),
+    ],
+)
+def test_graphs_of_another_shape_than_the_manifests_are_named(
+    package: Package, change: dict[str, object], fault: str
+) -> None:
+    manifest = package.manifest.model_copy(update={"spec": package.manifest.spec.replace(**change)})
+    with pytest.raises(RunnerError, match=fault):
+        OnnxRunner(replace(package, manifest=manifest))
 
 
 def test_serving_from_it_needs_no_torch() -> None:
