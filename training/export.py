@@ -27,6 +27,7 @@ from model_core.folding import folded
 from model_core.grouped import HierarchicalEnsemble
 from model_core.package import (
     CARD,
+    MANIFEST,
     WEIGHTS,
     EnsembleFigures,
     Manifest,
@@ -82,10 +83,13 @@ def export_package(
         overwrite: replace a package that is already there.
 
     Raises:
-        ExportError: the target exists, or a step's graph does not give torch's results.
+        ExportError: the target exists and may not be replaced, which nothing but a package ever may; or a step's graph
+            does not give torch's results.
     """
     if out_dir.exists() and not overwrite:
         raise ExportError(f"{out_dir} already exists; choose another folder or allow overwriting")
+    if out_dir.exists() and not (out_dir / MANIFEST).is_file():
+        raise ExportError(f"{out_dir} is no model package, so it is not replaced; choose another folder")
     part = out_dir.with_name(f".{out_dir.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     (part / "steps").mkdir(parents=True)

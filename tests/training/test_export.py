@@ -70,6 +70,15 @@ def test_an_existing_package_is_not_overwritten_unasked(tiny_package: Path, tiny
     assert (tiny_package / "manifest.json").read_bytes() == before
 
 
+def test_only_a_package_is_ever_overwritten(
+    tmp_path: Path, tiny_package: Path, tiny_model: HierarchicalEnsemble
+) -> None:
+    (tmp_path / "run.safetensors").write_bytes(b"weeks of training")
+    with pytest.raises(ExportError, match="no model package"):
+        export_package(tiny_model, tmp_path, **arguments(tiny_package), overwrite=True)
+    assert (tmp_path / "run.safetensors").read_bytes() == b"weeks of training"
+
+
 def test_a_model_that_gives_no_numbers_is_not_exported(tmp_path: Path, tiny_package: Path) -> None:
     model = calibrated_model("hne_tiny", branching=(1, 1, 1, 1, 2))
     with torch.no_grad():
