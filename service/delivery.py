@@ -151,6 +151,8 @@ class Mailbox:
         return None if self._deadline is None else self._deadline - self._clock()
 
     def _conclude_at_deadline(self) -> Refinement:
+        if self._ended.is_set():  # in the same turn of the loop as the timer
+            return self._conclude()
         if self._latest is None:
             self._error = DeadlineMissedError()
         else:

@@ -94,6 +94,23 @@ def test_an_engine_that_stalls_makes_no_answer_late_that_has_a_leaf(bench: Bench
 
 
 @pytest.mark.parametrize("how", ["answer", "next"])
+def test_an_end_that_comes_together_with_the_deadline_keeps_its_reason(bench: Bench, how: str) -> None:
+    async def test(delivery: Delivery) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + SOON
+        budget = Budget(deadline=bench.clock.now + SOON, max_ensemble_size=1)
+        with delivery.submit(IMAGE, budget) as mailbox:
+            waiting = asyncio.ensure_future(getattr(mailbox, how)())
+            await asyncio.sleep(0)
+            bench.run()
+            while loop.time() < due + SOON:  # the loop is kept from both
+                pass
+            assert (await waiting).stop_reason is StopReason.ENSEMBLE_SIZE
+
+    on_loop(test, bench)
+
+
+@pytest.mark.parametrize("how", ["answer", "next"])
 def test_without_a_leaf_the_deadline_is_missed(bench: Bench, how: str) -> None:
     async def test(delivery: Delivery) -> None:
         budget = Budget(deadline=bench.clock.now + SOON)
