@@ -4,9 +4,9 @@
     x = await decoder.decode(data)        # (3, H, W) float32, normalised
 
 The result is what the model saw in evaluation: torchvision's Resize of the shorter side, CenterCrop, ToTensor and
-Normalize, without torchvision. An image whose shorter side already fits is not resampled. Two things are done for photos
-as they come from cameras, which evaluation does not do: they are turned upright (EXIF), and a JPEG far larger than the
-network's input is decoded at a smaller scale, which costs a fraction of the time and changes pixels slightly.
+Normalize, without torchvision. An image whose shorter side already fits is not resampled. Two things are done that
+evaluation does not do, for photos as they come from cameras: they are turned upright (EXIF), and a JPEG far larger than
+the network's input is decoded at a smaller scale, which costs a fraction of the time and changes pixels slightly.
 """
 
 from __future__ import annotations
