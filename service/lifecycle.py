@@ -32,7 +32,12 @@ logger = logging.getLogger(__name__)
 
 def make_runner(package: Package, settings: Settings) -> Runner:
     """The runner that the settings name."""
-    return OnnxRunner(package, threads=settings.threads or len(os.sched_getaffinity(0)))
+    return OnnxRunner(package, threads=settings.threads or _cores())
+
+
+def _cores() -> int:
+    """The processor cores that this process may use; all of the machine's where the system does not tell (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Service:
