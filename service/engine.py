@@ -1,6 +1,7 @@
 """The engine: one thread that turns admitted requests into refining predictions.
 
-    step() = schedule (which segment, which requests), run (gather, compute, add up), deliver (tell the listeners)
+    step()  = schedule (which segment, which requests), run (gather, compute, add up), deliver (tell the listeners)
+    probe() = measure a step again that was refused, while there is nothing else to do
 
 Requests that stand at the same ensemble size share a batch, whenever they arrived. Everything but the computation
 happens under one lock, briefly, so `submit` and `cancel` may come from any thread, and every request gets exactly one
@@ -22,6 +23,7 @@ from service.errors import DeadlineMissedError, DrainingError, QueueFullError, R
 from service.ledger import Batch, Ledger, Listener, Request, tell
 from service.metrics import Recorder
 from service.policies import Anytime
+from service.probes import Probes
 from service.profile import Profile, measure_profile
 from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Runner
@@ -38,7 +40,7 @@ class Engine:
     """Serves one package with one runner.
 
     Without a `profile` it measures one on construction, which takes `settings.profile_seconds`: an engine that exists
-    can serve. Tests call `step` by hand; a service calls `start`, and `close` at the end.
+    can serve. Tests call `step` and `probe` by hand; a service calls `start`, and `close` at the end.
 
     Raises:
         RunnerError: a step fails while the profile is measured.
@@ -75,6 +77,7 @@ class Engine:
             clock=clock,
             seconds=settings.profile_seconds,
         )
+        self._probes = Probes(runner, self._tree, self._input_shape, clock)
         shapes = kept_shapes(self._tree, runner.shapes, self._input_shape)
         self._pool = SlotPool(settings.max_active, shapes, manifest.spec.classes)
         self._reads = [self._tree.entry_block(leaf) - 1 for leaf in range(self._tree.leaves)]  # each step's level
@@ -174,10 +177,21 @@ class Engine:
                 self._deliver(self._advance(batch))
         return True
 
+    def probe(self) -> bool:
+        """Run a step that was refused, for nobody, to learn what it takes now. False if somebody waits, or none was."""
+        with self._changed:
+            segment = None if self._ledger else self._probes.next()
+        if segment is None:
+            return False
+        if (seconds := self._probes.measure(segment)) is not None:
+            with self._changed:
+                self._profile.observe(segment, 1, seconds)
+        return True
+
     def _serve(self) -> None:
         try:
             while self._await_work():
-                self.step()
+                self.step() or self.probe()
         finally:  # also if a fault of our own ends the thread: nobody is left waiting, nobody else is admitted
             with self._changed:
                 self._draining = True
@@ -185,7 +199,7 @@ class Engine:
 
     def _await_work(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._ledger.queues or self._closed)
+            self._changed.wait_for(lambda: self._ledger.queues or self._probes or self._closed)
             return not self._closed
 
     # Schedule
@@ -213,6 +227,8 @@ class Engine:
     def _give_up(self, now: float) -> None:
         """End those whose next step could not end in time, before any more work goes into them."""
         if late := [self._ledger.of(entry) for entry in expired(self._ledger.queues, self._profile, now)]:
+            for size in {request.size for request in late}:
+                self._probes.refused(Segment(size))
             for request in late:
                 if request.latest is None:
                     self.recorder.rejected("deadline")
@@ -242,6 +258,7 @@ class Engine:
         seconds, flops = now - batch.started_at, self._flops[size] - self._flops[batch.segment.start]
         self._steps_run += 1
         self._profile.observe(batch.segment, count, seconds)
+        self._probes.ran(batch.segment)
         self.recorder.step(ensemble_size=size, batch=count, seconds=seconds, flops=count * flops)
         probabilities = self._pool.probabilities(batch.rows, size, self._temperatures[size])
         confidences = probabilities.max(axis=1).tolist()
@@ -261,6 +278,8 @@ class Engine:
             )
             self._ledger.advance(request, refinement)
             updates.append((request, refinement))
+        if any(request.latest.stop_reason is StopReason.DEADLINE for request, _ in updates if request.latest):
+            self._probes.refused(Segment(size))
         return updates
 
     def _fail(self, batch: Batch, error: Exception) -> None:
