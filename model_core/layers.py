@@ -95,6 +95,11 @@ class TableBlock(GroupedBlock):
     def layer(self, row: Row, channels_in: int, *, stride: int, groups: int) -> nn.Module:
         """One layer of a row, from `groups` branches of `channels_in` to `self.nodes` branches."""
 
+    def convolution(self, row: Row, channels_in: int, *, stride: int, groups: int, activation: nn.Module) -> ConvNorm:
+        """A plain "conv1x1" or "conv3x3" row with batch norm."""
+        channels_out, kernel = self.nodes * row.channels, int(row.layer[4])
+        return ConvNorm(groups * channels_in, channels_out, kernel, stride=stride, groups=groups, activation=activation)
+
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.layers(x)
         return result

@@ -43,13 +43,8 @@ class MobileNetBlock(TableBlock):
     def layer(self, row: Row, channels_in: int, *, stride: int, groups: int) -> nn.Module:
         match row.layer:
             case "conv3x3" | "conv1x1":
-                return ConvNorm(
-                    groups * channels_in,
-                    self.nodes * row.channels,
-                    int(row.layer[4]),
-                    stride=stride,
-                    groups=groups,
-                    activation=nn.ReLU6(inplace=True),
+                return self.convolution(
+                    row, channels_in, stride=stride, groups=groups, activation=nn.ReLU6(inplace=True)
                 )
             case "dwconv3x3":
                 wide = self.nodes * channels_in
