@@ -161,7 +161,7 @@ def _card(service: Service) -> ModelCard:
         classes=manifest.spec.classes,
         class_names=manifest.class_names,
         input_shape=manifest.spec.input_shape,
-        runner=service.settings.runner,
+        runner=state.runner,
         limits=Limits.model_validate(settings, from_attributes=True),
         evaluated_on=manifest.evaluated_on,
         table=table,

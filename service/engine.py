@@ -152,6 +152,7 @@ class Engine:
         with self._changed:
             return EngineState(
                 settings=self.settings,
+                runner=self._runner.name,
                 memory_bytes=self._pool.memory_bytes,
                 active=self._pool.capacity - self._pool.available,
                 waiting=len(self._ledger.queues[0]),

@@ -20,6 +20,7 @@ from service.errors import DrainingError, ServiceError, StartingError
 from service.images import Decoder
 from service.metrics import Recorder
 from service.runners import Runner
+from service.runners.devices import Device, fastest_device
 from service.runners.onnx import OnnxRunner
 from service.settings import Settings
 
@@ -31,8 +32,14 @@ logger = logging.getLogger(__name__)
 
 
 def make_runner(package: Package, settings: Settings) -> Runner:
-    """The runner that the settings name."""
-    return OnnxRunner(package, threads=settings.threads or _cores())
+    """The runner that the settings name.
+
+    Raises:
+        RunnerError: a step cannot be loaded.
+        SettingsError: the device that was named cannot be used.
+    """
+    device = fastest_device(package.step(0)) if settings.runner == "auto" else Device(settings.runner)
+    return OnnxRunner(package, threads=settings.threads or _cores(), device=device)
 
 
 def _cores() -> int:

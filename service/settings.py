@@ -47,7 +47,9 @@ class Settings(BaseSettings):
     model: Path | None = Field(
         None, description="folder of the model package; unset, the one package in the checkout's deploy/models"
     )
-    runner: Literal["auto", "onnx"] = Field("auto", description="what computes the steps")
+    runner: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="what computes the steps; auto is cuda where that works, else cpu"
+    )
     threads: Count | None = Field(None, description="CPU threads that compute a step; unset, one per available core")
     decode_threads: Count = Field(2, description="threads that decode images")
 

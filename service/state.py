@@ -48,6 +48,8 @@ class EngineState:
     """A look at the engine from outside."""
 
     settings: EngineSettings
+    runner: str
+    """What computes the steps: `onnx-cpu`."""
     memory_bytes: int
     """What the slot pool reserves."""
     active: int

@@ -1,4 +1,5 @@
-"""Runners compute segments; `base.Runner` is the interface, `onnx` the implementation that needs no torch."""
+"""Runners compute segments; `base.Runner` is the interface, `onnx` the implementation that needs no torch,
+`devices` where that one computes."""
 
 from service.runners.base import Array, Runner
 

@@ -19,6 +19,11 @@ class Runner(Protocol):
     """Computes segments of one model. Implementations keep to float32 NumPy arrays at this border."""
 
     @property
+    def name(self) -> str:
+        """What it is, and on which device it computes: `onnx-cpu`."""
+        ...
+
+    @property
     def segments(self) -> tuple[Segment, ...]:
         """The segments it can compute; all steps (width 1) are among them."""
         ...

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import onnxruntime as ort
@@ -12,31 +11,32 @@ from model_core.package import Package
 from model_core.tree import Segment
 from service.errors import RunnerError
 from service.runners.base import Array
+from service.runners.devices import FATAL_ONLY, Device, first_line, open_session, prepare
 
 __all__ = ["OnnxRunner"]
-
-FATAL_ONLY = 4
 
 
 class OnnxRunner:
     """Computes the steps of a package.
 
-    `providers` are ONNX Runtime's, in order of preference; `threads` is the number of threads for one operator.
+    `threads` is the number of CPU threads for one operator. On a GPU the arrays cross to the device and back with every
+    step: their activations are not kept there between steps.
 
     Raises:
         RunnerError: a graph cannot be loaded, or its inputs and outputs are not those of its step.
+        SettingsError: the device cannot be used; says what is missing.
     """
 
-    def __init__(
-        self, package: Package, *, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)
-    ) -> None:
+    def __init__(self, package: Package, *, threads: int = 1, device: Device = Device.CPU) -> None:
+        self.name = f"onnx-{device}"
         tree = package.manifest.spec.tree
         self.segments = tuple(Segment(leaf) for leaf in range(tree.leaves))
         self.shapes: Mapping[int, tuple[int, ...]]
         self.max_batch = None
+        prepare(device)
         options = _options(threads)
         self._files = [package.step(leaf) for leaf in range(tree.leaves)]
-        self._sessions = [_session(file, options, providers) for file in self._files]
+        self._sessions = [open_session(file, options, device) for file in self._files]
         shapes: dict[int, tuple[int, ...]] = {}
         for segment, session, file in zip(self.segments, self._sessions, self._files, strict=True):
             names = ["logits", *(f"block_{block}" for block in tree.kept_blocks(segment))]
@@ -63,7 +63,7 @@ class OnnxRunner:
         try:
             logits, *kept = self._sessions[leaf].run(None, {"x": x})
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-            raise RunnerError(self._files[leaf], _first_line(error)) from error
+            raise RunnerError(self._files[leaf], first_line(error)) from error
         return np.asarray(logits)[np.newaxis], dict(zip(self._kept[leaf], kept, strict=True))
 
     def close(self) -> None:
@@ -86,14 +86,3 @@ def _options(threads: int) -> ort.SessionOptions:
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = FATAL_ONLY  # every fault is raised as well
     return options
-
-
-def _session(file: Path, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
-    try:
-        return ort.InferenceSession(file, options, providers=list(providers))
-    except Exception as error:  # as above
-        raise RunnerError(file, _first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -32,6 +32,7 @@ class Brake:
         self._runner = runner
         self._held_from: int | None = None
         self._released = threading.Event()
+        self.name = runner.name
         self.segments: tuple[Segment, ...] = runner.segments
         self.shapes: Mapping[int, tuple[int, ...]] = runner.shapes
         self.max_batch = runner.max_batch

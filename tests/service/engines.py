@@ -35,6 +35,7 @@ class TimedRunner:
     """A real runner on a machine that takes exactly `STEP` per image and block; `before` may interfere."""
 
     def __init__(self, runner: Runner, tree: Tree, clock: FakeClock) -> None:
+        self.name = runner.name
         self.segments: tuple[Segment, ...] = runner.segments
         self.shapes: Mapping[int, tuple[int, ...]] = runner.shapes
         self.max_batch = runner.max_batch

@@ -1,0 +1,93 @@
+"""Devices: where ONNX Runtime computes, and whether it can.
+
+Asked for a provider that it cannot use, ONNX Runtime goes on with the CPU and says nothing. So what was asked for is
+compared with what each session got: `cuda` either computes on the GPU or is refused, and `auto` is decided once.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from contextlib import redirect_stdout
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from service.errors import RunnerError, SettingsError
+
+__all__ = ["FATAL_ONLY", "Device", "fastest_device", "first_line", "open_session", "prepare"]
+
+logger = logging.getLogger(__name__)
+
+FATAL_ONLY = 4
+CUDA_PROVIDER = "CUDAExecutionProvider"
+EXTRA = "pip install 'hne-serve[gpu]'"
+
+
+class Device(StrEnum):
+    """What computes the steps."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def prepare(device: Device) -> None:
+    """Load the libraries that a device needs, before the first session on it.
+
+    Raises:
+        SettingsError: this ONNX Runtime is built without it.
+    """
+    if device is Device.CPU:
+        return
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        raise SettingsError(
+            f"runner cuda: ONNX Runtime {ort.__version__} is built without CUDA here; "
+            f"{EXTRA} brings one with it, on Linux and Windows with x86_64"
+        )
+    ort.set_default_logger_severity(FATAL_ONLY)  # what is missing is raised below
+    preload: Any = getattr(ort, "preload_dlls", None)  # finds what the CUDA and cuDNN wheels hold; from 1.21 on
+    if preload is not None:
+        with redirect_stdout(io.StringIO()) as said:
+            preload()
+        if said.getvalue():
+            logger.info("loading CUDA's libraries: %s", said.getvalue().strip())
+
+
+def open_session(file: Path, options: ort.SessionOptions, device: Device) -> ort.InferenceSession:
+    """A session that computes a graph on a device that is prepared.
+
+    Raises:
+        RunnerError: the graph cannot be loaded.
+        SettingsError: it would compute on the CPU instead.
+    """
+    providers = ["CPUExecutionProvider"] if device is Device.CPU else [CUDA_PROVIDER, "CPUExecutionProvider"]
+    try:
+        session = ort.InferenceSession(file, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        raise RunnerError(file, f"cannot be loaded on {device}: {first_line(error)}") from error
+    if device is Device.CUDA and CUDA_PROVIDER not in session.get_providers():
+        raise SettingsError(
+            "runner cuda: ONNX Runtime cannot use CUDA and would compute on the CPU. It needs an NVIDIA GPU with its "
+            f"driver (does nvidia-smi list it?) and the CUDA and cuDNN libraries ({EXTRA} brings them)"
+        )
+    return session
+
+
+def fastest_device(file: Path) -> Device:
+    """CUDA where a session of this graph runs on it, else the CPU. Finding out is no fault and makes no noise."""
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    try:
+        prepare(Device.CUDA)
+        open_session(file, options, Device.CUDA)
+    except (RunnerError, SettingsError) as error:
+        logger.info("computing on the CPU: %s", error)
+        return Device.CPU
+    return Device.CUDA
+
+
+def first_line(error: Exception) -> str:
+    """What an error of ONNX Runtime says, without its details."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

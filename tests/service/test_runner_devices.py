@@ -1,0 +1,56 @@
+"""Which device computes: what was asked for, or a refusal that says what is missing."""
+
+import logging
+
+import onnxruntime
+import pytest
+
+from model_core.package import Package
+from service.errors import SettingsError
+from service.lifecycle import make_runner
+from service.runners.devices import Device, open_session
+from service.settings import Settings
+
+HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def name_of(package: Package, runner: str) -> str:
+    made = make_runner(package, Settings.model_validate({"runner": runner, "threads": 1}))
+    made.close()
+    return made.name
+
+
+def test_cpu_is_the_cpu(package: Package) -> None:
+    assert name_of(package, "cpu") == "onnx-cpu"
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime is built with CUDA")
+def test_cuda_is_refused_where_onnx_runtime_has_none(package: Package) -> None:
+    with pytest.raises(SettingsError, match=r"runner cuda: .* is built without CUDA here; .*hne-serve\[gpu\]"):
+        name_of(package, "cuda")
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime is built with CUDA")
+def test_a_session_that_fell_back_to_the_cpu_is_refused(package: Package) -> None:
+    options = onnxruntime.SessionOptions()
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(SettingsError, match=r"would compute on the CPU.*driver.*cuDNN"),
+    ):
+        open_session(package.step(0), options, Device.CUDA)
+
+
+def test_auto_is_what_works_and_quiet(
+    package: Package, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        resolved = name_of(package, "auto")
+    if not HAS_CUDA:
+        assert resolved == "onnx-cpu"
+    assert resolved in {"onnx-cpu", "onnx-cuda"}
+    assert (caplog.text, *capfd.readouterr()) == ("", "", "")
+
+
+def test_the_old_name_is_told_the_new_ones() -> None:
+    with pytest.raises(ValueError, match="'auto', 'cpu' or 'cuda'"):
+        Settings.model_validate({"runner": "onnx"})
