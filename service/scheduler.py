@@ -109,12 +109,19 @@ def expired(queues: Queues, costs: Costs, now: float) -> list[Entry]:
     return late
 
 
-def largest_batch(queue: Sequence[Entry], segment: Segment, costs: Costs, now: float, limit: int) -> Sequence[Entry]:
-    """The largest batch of a queue that makes all its deadlines; the most urgent of those that can be in it."""
+def largest_batch(
+    queue: Sequence[Entry], segment: Segment, costs: Costs, now: float, limit: int, *, member: Entry | None = None
+) -> Sequence[Entry]:
+    """The largest batch of a queue that makes all its deadlines; the most urgent of those that can be in it.
+
+    If a `member` of the queue is named, the largest that holds it too; () if it cannot make its deadline alone.
+    """
     for size in range(min(len(queue), limit), 0, -1):
         first = bisect_left(queue, _first_due(now + costs.quantile(segment, size)))
-        if first + size <= len(queue):
-            return queue[first : first + size]
+        batch = queue[first : first + size]
+        if len(batch) < size or (member is not None and member < batch[0]):
+            continue
+        return batch if member is None or member <= batch[-1] else (*batch[:-1], member)
     return ()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
-from math import inf
 
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment
@@ -13,14 +11,15 @@ from service.scheduler import Decision, Entry, Situation, largest_batch
 __all__ = ["Anytime", "step_gains"]
 
 FAIR_SHARE = 16
-"""One step in so many belongs to the eldest request without a deadline."""
+"""One step in so many belongs to the eldest request."""
 
 
 class Anytime:
     """Every decision is the first of these that finds a batch, always the largest that makes its deadlines:
 
-    1. every `FAIR_SHARE`-th step: with the eldest request that has no deadline. Those with one end at it; this bounds
-       the wait of the others, whatever else arrives: in its turn each needs at most N such steps.
+    1. every `FAIR_SHARE`-th step: with the eldest request. Urgent ones end soon, so it is the patient ones that grow
+       old, and this bounds their wait, whatever else arrives: in its turn each needs at most N such steps. Age and not
+       a missing deadline counts, because a service gives every request one, however far away.
     2. step 0 for those who wait, while slots are free.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the step with the most expected accuracy gained per second, over the whole batch.
@@ -48,18 +47,19 @@ class Anytime:
         return batch * self._gains[decision.segment.start] / situation.costs.expected(decision.segment, batch)
 
     def _for_the_eldest(self, situation: Situation) -> Decision | None:
-        eldest: tuple[Entry, int] | None = None
-        for size, queue in enumerate(situation.queues):
-            first = bisect_left(queue, Entry(inf, -1))
-            if first < len(queue) and (size or situation.free_slots):
-                eldest = min(eldest or (queue[first], size), (queue[first], size))
-        if eldest is None:
+        able = [
+            (min(queue, key=_admission), size)
+            for size, queue in enumerate(situation.queues)
+            if queue and (size or situation.free_slots)
+        ]
+        if not able:
             return None
-        entry, size = eldest
-        decision = _decide(situation, size)
-        if decision is None or entry in decision.entries:
-            return decision
-        return Decision(segment=decision.segment, entries=(*decision.entries[:-1], entry))
+        eldest, size = min(able, key=lambda candidate: _admission(candidate[0]))
+        return _decide(situation, size, member=eldest)
+
+
+def _admission(entry: Entry) -> int:
+    return entry.number
 
 
 def step_gains(table: Sequence[EnsembleFigures]) -> tuple[float, ...]:
@@ -78,8 +78,8 @@ def step_gains(table: Sequence[EnsembleFigures]) -> tuple[float, ...]:
     return tuple(max(best_slope(size), 0.0) * (flops[size + 1] - flops[size]) for size in range(len(table)))
 
 
-def _decide(situation: Situation, size: int) -> Decision | None:
+def _decide(situation: Situation, size: int, *, member: Entry | None = None) -> Decision | None:
     limit = situation.max_batch if size else min(situation.max_batch, situation.free_slots)
     segment = Segment(size)
-    entries = largest_batch(situation.queues[size], segment, situation.costs, situation.now, limit)
+    entries = largest_batch(situation.queues[size], segment, situation.costs, situation.now, limit, member=member)
     return Decision(segment=segment, entries=entries) if entries else None

@@ -114,9 +114,24 @@ def test_full_slots_are_freed_by_finishing_the_deepest() -> None:
     assert decision.segment == Segment(3)
 
 
-def test_a_request_without_a_deadline_finishes_under_endless_load() -> None:
+@given(waiting_lists, machines, st.integers(1, 6), st.data())
+def test_a_batch_with_a_given_member_makes_all_its_deadlines_too(
+    requests: list[tuple[int, float]], costs: Linear, limit: int, data: st.DataObject
+) -> None:
+    queue, segment = filled((0, 9), *((0, slack) for _, slack in requests))[0], Segment(0)
+    member = data.draw(st.sampled_from(queue))
+    batch = largest_batch(queue, segment, costs, NOW, limit, member=member)
+    assert (member in batch) == (member.deadline >= NOW + costs.quantile(segment, 1))
+    assert len(batch) <= limit
+    assert len(set(batch)) == len(batch)
+    assert set(batch) <= set(queue)
+    assert all(entry.deadline >= NOW + costs.quantile(segment, len(batch)) for entry in batch)
+
+
+@pytest.mark.parametrize("deadline", [inf, NOW + 30_000], ids=["none", "far"])
+def test_a_patient_request_finishes_under_endless_load(deadline: float) -> None:
     policy, queues, costs = Anytime(TABLE), Queues(LEAVES), Linear()
-    patient = Entry(inf, 0)
+    patient = Entry(deadline, 0)
     queues.add(0, patient)
     size = 0
     for steps_run in range(FAIR_SHARE * (LEAVES + 1)):
