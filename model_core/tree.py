@@ -110,11 +110,9 @@ class Tree:
         return self.parent(self.leaf_path(leaf)[self.entry_block(leaf)])
 
     def max_width(self, leaf: int) -> int:
-        """The widest segment that can start at `leaf`: up to the end of the subtree it enters."""
-        entry = self.entry_block(leaf)
-        if entry == 0:
-            return self.leaves if leaf == 0 else 1
-        span = self.span(entry - 1)
+        """Leaves from `leaf` up to the end of the subtree below what its step starts from: no segment is wider."""
+        parent = self.entry_node(leaf)
+        span = self.leaves if parent is None else self.span(parent.block)  # the image is above every node of block 0
         return span - leaf % span
 
     def segment(self, start: int, width: int = 1) -> Segment:

@@ -27,6 +27,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "hne_tiny": {"name": "hne_tiny"},
     "multi_branch": {"name": "hne_tiny", "branching": (1, 1, 1, 16, 1)},
     "independent": {"name": "hne_tiny", "branching": (16, 1, 1, 1, 1)},
+    "two_trees": {"name": "hne_tiny", "branching": (2, 1, 2, 2, 1)},
     "ternary": {"name": "hne_tiny", "branching": (1, 3, 1, 2, 1)},
     # all rows of Table 3 at an eighth of the channels and a smaller image, to keep the test light
     "hne_mobilenetv2": {

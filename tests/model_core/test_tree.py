@@ -97,6 +97,25 @@ def test_segments_of_the_papers_tree() -> None:
     assert tree.kept_blocks(Segment(15)) == ()
 
 
+@given(branchings)
+def test_every_node_that_starts_at_a_leaf_can_be_one_segment(branching: tuple[int, ...]) -> None:
+    """The node's whole subtree at once, whichever block it is in, from one stored activation or the image."""
+    tree = Tree(branching)
+    for node in tree.nodes():
+        span = tree.span(node.block)
+        start = node.k * span
+        if tree.entry_block(start) <= node.block:
+            fresh = tree.fresh(tree.segment(start, span))
+            assert fresh[node.block] == range(node.k, node.k + 1)
+            assert len(fresh[tree.blocks - 1]) == span
+
+
+def test_segments_where_the_image_itself_branches() -> None:
+    tree = Tree((2, 2))
+    assert [tree.widths(leaf) for leaf in range(4)] == [(1, 2, 4), (1,), (1, 2), (1,)]
+    assert tree.fresh(Segment(2, 2)) == {0: range(1, 2), 1: range(2, 4)}
+
+
 def test_multi_branch_and_independent_trees() -> None:
     multi_branch, independent = Tree((1, 1, 1, 16, 1)), Tree((16, 1, 1, 1, 1))
     assert [multi_branch.entry_block(leaf) for leaf in (0, 1, 15)] == [0, 3, 3]
