@@ -147,13 +147,16 @@ class Service:
     async def _start(self) -> None:
         try:
             engine = await asyncio.to_thread(self._build_engine)
+            engine.start()
         except ServiceError as error:
             logger.critical("the model cannot be served: %s", error)
             self.failure = error
-            return
-        engine.start()
-        self._delivery = Delivery(engine)
-        self._engine = engine
+        except Exception as error:  # a fault of our own or of a library must not look like a start that takes long
+            logger.critical("the model cannot be served", exc_info=True)
+            self.failure = ServiceError(f"the model cannot be served: {error!r}")
+        else:
+            self._delivery = Delivery(engine)
+            self._engine = engine
 
     def _build_engine(self) -> Engine:
         runner = self._make_runner(self.package, self.settings)
