@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import platform
 import random
 import time
@@ -114,8 +115,9 @@ def write_report(path: Path, benchmark: str, card: dict[str, Any], rows: Sequenc
 
 
 def percentile(values: Sequence[float], fraction: float) -> float:
-    """The nearest-rank percentile."""
-    return sorted(values)[min(int(fraction * len(values)), len(values) - 1)]
+    """The nearest-rank percentile: the least value that at least this fraction (0..1) of the values do not exceed."""
+    rank = math.ceil(round(fraction * len(values), 9))  # 0.07 * 100 is a little more than 7
+    return sorted(values)[max(rank, 1) - 1]
 
 
 def run(main: Callable[[], None]) -> None:
