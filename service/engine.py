@@ -112,10 +112,8 @@ class Engine:
             raise ValueError(f"the model takes images of shape {self._input_shape}, got {image.shape}")
         with self._changed:
             if self._draining:
-                self.recorder.rejected("draining")
                 raise DrainingError
             if len(self._ledger.queues[0]) >= self.settings.max_waiting:
-                self.recorder.rejected("queue_full")
                 raise QueueFullError(self._seconds_until(1 if self._pool.available else self._tree.leaves))
             ticket = self._ledger.admit(image, budget, listener, self.clock())
             self._changed.notify_all()
@@ -230,9 +228,6 @@ class Engine:
         if late := [self._ledger.of(entry) for entry in expired(self._ledger.queues, self._profile, now)]:
             for size in {request.size for request in late}:
                 self._probes.refused(Segment(size))
-            for request in late:
-                if request.latest is None:
-                    self.recorder.rejected("deadline")
             self._end(late, StopReason.DEADLINE, DeadlineMissedError())
 
     # Run
@@ -295,6 +290,9 @@ class Engine:
     def _end(self, requests: Sequence[Request], reason: StopReason, error: ServiceError) -> None:
         """End requests with what they have."""
         now = self.clock()
+        for request in requests:
+            if request.slot < 0:  # no work was spent on it
+                self.recorder.rejected(error)
         self._deliver([(request, self._ledger.end(request, reason, error, now)) for request in requests])
 
     def _deliver(self, updates: Sequence[tuple[Request, Update]]) -> None:

@@ -7,16 +7,21 @@ The registry is handed in, so that every service and every test has its own. No 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary
 
 from model_core.package import Package
+from service.errors import DeadlineMissedError, DrainingError, QueueFullError, ServiceError, StartingError
 from service.request import Refinement, StopReason
 
-__all__ = ["Recorder", "Rejection"]
+__all__ = ["Recorder"]
 
-Rejection = Literal["queue_full", "deadline", "draining"]
+REJECTIONS: dict[type[ServiceError], str] = {
+    QueueFullError: "queue_full",
+    DeadlineMissedError: "deadline",
+    StartingError: "starting",
+    DrainingError: "draining",
+}
 
 REQUEST_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
 STEP_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
@@ -71,7 +76,7 @@ class Recorder:
         self._rejections = Counter(
             "hne_rejections_total", "Requests refused before any work was spent on them", ("reason",), registry=registry
         )
-        for reason in get_args(Rejection):
+        for reason in REJECTIONS.values():
             self._rejections.labels(reason=reason)
         self._queue_depth = Gauge("hne_queue_depth", "Requests waiting for their first step", registry=registry)
         self._queue_limit = Gauge("hne_queue_limit", "Requests that may wait at most", registry=registry)
@@ -100,6 +105,13 @@ class Recorder:
         self._inflight.set_function(inflight)
         self._allowed.set_function(ensemble_size_allowed)
 
+    # From the HTTP layer where a request is not admitted, from the engine where it was and never started
+
+    def rejected(self, error: ServiceError) -> None:
+        """A request was refused before any work was spent on it. Faults that are no refusal do not count."""
+        if (reason := REJECTIONS.get(type(error))) is not None:
+            self._rejections.labels(reason=reason).inc()
+
     # From the engine
 
     def step(self, *, ensemble_size: int, batch: int, seconds: float, flops: int) -> None:
@@ -115,10 +127,6 @@ class Recorder:
     def first_prediction(self, *, seconds: float) -> None:
         """A request has its first leaf, `seconds` after its admission."""
         self._first_seconds.observe(seconds)
-
-    def rejected(self, reason: Rejection) -> None:
-        """A request was refused before any work was spent on it: `queue_full`, `draining`, or `deadline` (too near)."""
-        self._rejections.labels(reason=reason).inc()
 
     # From the delivery
 

@@ -18,7 +18,7 @@ from fastapi import Depends, Header, Query, Request
 from service.access import Authorized
 from service.arrival import Head, head_of
 from service.delivery import Mailbox
-from service.errors import DeadlineMissedError, InvalidError
+from service.errors import DeadlineMissedError, InvalidError, UnavailableError
 from service.lifecycle import Service
 from service.request import Budget, Refinement
 from service.schemas import Answer, Options, Prediction
@@ -98,6 +98,22 @@ async def submit(
     Raises:
         ServiceError: of any kind; `service.problems` maps them.
     """
+    with ExitStack() as mailboxes:
+        try:
+            submission = await _admitted(request, service, query, x_request_timeout_ms, mailboxes)
+        except UnavailableError as error:  # wherever it came from; a request of many images is one refusal
+            service.recorder.rejected(error)
+            raise
+        yield submission
+
+
+Submitted = Annotated[Submission, Depends(submit)]
+
+
+async def _admitted(
+    request: Request, service: Service, query: Options, x_request_timeout_ms: float | None, mailboxes: ExitStack
+) -> Submission:
+    """As `submit`; leaving `mailboxes` makes the engine drop what is not answered yet."""
     delivery = service.delivery  # a service that cannot answer now says so before the upload
     head = head_of(request)
     settings = service.settings
@@ -132,20 +148,16 @@ async def submit(
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
     )
-    with ExitStack() as mailboxes:
-        yield Submission(
-            service=service,
-            head=head,
-            deadline_ms=deadline_ms,
-            top_k=top_k,
-            decoded_at=decoded_at,
-            submitted_at=service.clock(),
-            mailboxes=[mailboxes.enter_context(delivery.submit(image, budget)) for image in images],
-            is_list=upload.is_list,
-        )
-
-
-Submitted = Annotated[Submission, Depends(submit)]
+    return Submission(
+        service=service,
+        head=head,
+        deadline_ms=deadline_ms,
+        top_k=top_k,
+        decoded_at=decoded_at,
+        submitted_at=service.clock(),
+        mailboxes=[mailboxes.enter_context(delivery.submit(image, budget)) for image in images],
+        is_list=upload.is_list,
+    )
 
 
 def _check(options: Options, service: Service) -> int:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.grafana.check_queries import DASHBOARD, queries
 from model_core.package import Package
+from service.errors import DrainingError
 from service.metrics import Recorder
 from service.request import Refinement, StopReason
 
@@ -39,7 +40,7 @@ def exported(tiny_package: Path) -> dict[str, set[str]]:
     )
     recorder.step(ensemble_size=1, batch=1, seconds=0.0, flops=1)
     recorder.answered(answer, overrun=0.0)
-    recorder.rejected("queue_full")
+    recorder.rejected(DrainingError())
     recorder.request(endpoint="predict", outcome="ok", seconds=0.0)
     names: dict[str, set[str]] = {"up": {"job", "instance"}}
     for family in recorder.registry.collect():

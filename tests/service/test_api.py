@@ -228,9 +228,17 @@ async def test_a_full_queue_says_when_to_come_back(serving: Any, photo: bytes) -
             refused = done.pop().result()
             assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:queue-full")
             assert int(refused.headers["retry-after"]) >= 1
+            assert served.metric("hne_rejections_total", reason="queue_full") == 1
         statuses = sorted(response.status_code for response in await asyncio.gather(*tasks))
     assert statuses[-1] == 503
     assert statuses[0] == 200
+
+
+async def test_a_request_that_finds_the_decoders_full_is_one_refusal(serving: Any, photo: bytes) -> None:
+    async with serving(decode_threads=1, max_waiting=1) as served:
+        refused = await served.client.post("/predict", json={"images": [encoded(photo)] * 20})
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:queue-full")
+        assert served.metric("hne_rejections_total", reason="queue_full") == 1
 
 
 async def test_while_it_drains_the_active_get_what_they_have_and_new_ones_503(serving: Any, photo: bytes) -> None:
@@ -247,6 +255,7 @@ async def test_while_it_drains_the_active_get_what_they_have_and_new_ones_503(se
                 assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:draining")
                 assert "retry-after" in refused.headers
             assert (await client.get("/healthz")).status_code == 200
+            assert served.metric("hne_rejections_total", reason="draining") == 1
             answer = (await active).json()
             assert answer["stop_reason"] == "drain"
             assert answer["ensemble_size"] >= 1

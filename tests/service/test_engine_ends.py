@@ -78,6 +78,7 @@ def test_draining_answers_everyone_with_what_they_have(bench: Bench) -> None:
     assert isinstance(bench.failure(waiting).error, DrainingError)
     with pytest.raises(DrainingError):
         bench.engine.submit(images(1)[0], Budget(), bench.listen)
+    assert bench.metric("hne_rejections_total", reason="draining") == 1, "the one that never started"
     assert (bench.engine.snapshot().draining, bench.engine.snapshot().active) == (True, 0)
 
 

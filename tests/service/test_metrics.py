@@ -3,6 +3,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from model_core.package import Package
+from service.errors import DrainingError, QueueFullError, RunnerError, StartingError
 from service.metrics import Recorder
 from service.request import Refinement, StopReason
 
@@ -67,6 +68,22 @@ def test_steps_count_by_the_size_they_reach(recorder: Recorder) -> None:
     value = recorder.registry.get_sample_value
     assert value("hne_step_duration_seconds_sum", {"ensemble_size": "3"}) == pytest.approx(0.004)
     assert (value("hne_step_batch_size_sum"), value("hne_flops_total")) == (8, 800)
+
+
+def test_refusals_count_by_reason_and_faults_do_not(recorder: Recorder) -> None:
+    for error in (
+        QueueFullError(1),
+        StartingError(),
+        DrainingError(),
+        DrainingError(),
+        RunnerError("00.onnx", "broke"),
+    ):
+        recorder.rejected(error)
+    counts = {
+        reason: recorder.registry.get_sample_value("hne_rejections_total", {"reason": reason})
+        for reason in ("queue_full", "starting", "draining", "deadline")
+    }
+    assert counts == {"queue_full": 1, "starting": 1, "draining": 2, "deadline": 0}
 
 
 def test_gauges_are_read_when_somebody_looks(recorder: Recorder) -> None:
