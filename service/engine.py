@@ -145,6 +145,11 @@ class Engine:
             self._thread.join()
         self._runner.close()
 
+    @property
+    def draining(self) -> bool:
+        """Whether it has stopped admitting: shut down, or its thread ended by itself."""
+        return self._draining
+
     def snapshot(self) -> EngineState:
         """Limits, load and profile."""
         with self._changed:

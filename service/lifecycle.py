@@ -119,7 +119,7 @@ class Service:
         Raises:
             ServiceError: as `delivery`; DrainingError also if the engine's thread has ended by itself.
         """
-        if self._draining or self.engine.snapshot().draining:
+        if self._draining or self.engine.draining:
             raise DrainingError
 
     def start(self) -> None:

@@ -37,7 +37,7 @@ from model_core.package import (
     step_file,
     write_manifest,
 )
-from model_core.tree import Node, Segment
+from model_core.tree import Node, Segment, Tree
 from training.errors import ExportError
 
 __all__ = ["export_package", "export_step", "run_steps"]
@@ -164,9 +164,8 @@ def _fill(proto: onnx.ModelProto, step: SegmentModule) -> bool:
     return True
 
 
-def run_steps(root: Path, tree_of: HierarchicalEnsemble, images: np.ndarray) -> list[np.ndarray]:
+def run_steps(root: Path, tree: Tree, images: np.ndarray) -> list[np.ndarray]:
     """Evaluate a package's steps one after the other with ONNX Runtime: y_1..y_N, each (B, K)."""
-    tree = tree_of.tree
     path: dict[Node, np.ndarray] = {}
     total, outputs = None, []
     for leaf in range(tree.leaves):
@@ -207,7 +206,9 @@ def _verify(model: HierarchicalEnsemble, root: Path, images: Tensor) -> float:
     worst = 0.0
     for batch in (images, images[:1]):
         expected = [y.numpy() for y in refine(model, batch)]
-        for size, (ours, theirs) in enumerate(zip(run_steps(root, model, batch.numpy()), expected, strict=True), 1):
+        for size, (ours, theirs) in enumerate(
+            zip(run_steps(root, model.tree, batch.numpy()), expected, strict=True), 1
+        ):
             difference = float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
             if not difference <= TOLERANCE:  # also catches NaN
                 raise ExportError(

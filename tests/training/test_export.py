@@ -27,7 +27,7 @@ def arguments(package: Path) -> dict[str, Any]:
 
 def test_the_steps_compute_what_the_model_computes(tiny_package: Path, tiny_model: HierarchicalEnsemble) -> None:
     images = torch.randn(5, 3, 32, 32)
-    outputs = run_steps(tiny_package, tiny_model, images.numpy())
+    outputs = run_steps(tiny_package, tiny_model.tree, images.numpy())
     for ours, theirs in zip(outputs, refine(tiny_model, images), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
@@ -94,5 +94,5 @@ def test_a_custom_family_exports_too(tmp_path: Path, tiny_package: Path) -> None
     table = Package.load(tiny_package).manifest.table[:2]
     package = export_package(model, tmp_path / "vit", **(arguments(tiny_package) | {"table": table}))
     images = torch.randn(3, 3, 32, 32)
-    for ours, theirs in zip(run_steps(package.root, model, images.numpy()), refine(model, images), strict=True):
+    for ours, theirs in zip(run_steps(package.root, model.tree, images.numpy()), refine(model, images), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
