@@ -47,8 +47,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        yield
-        await service.close()
+        try:
+            yield
+        finally:
+            await service.close()
 
     app = FastAPI(title="HNE Serve", version=_version(), description=DESCRIPTION, lifespan=lifespan)
     app.state.service = service

@@ -1,4 +1,4 @@
-"""Starting: whatever goes wrong shows, at once and for good."""
+"""Starting and ending: whatever goes wrong shows, at once and for good, and nothing is left behind."""
 
 import logging
 from pathlib import Path
@@ -33,3 +33,16 @@ async def test_a_start_that_fails_is_logged_and_never_ready(
             for path in ("/readyz", "/v1/models"):
                 response = await client.get(path)
                 assert (response.status_code, response.json()["title"]) == (500, "The service failed")
+
+
+async def test_an_app_that_ends_by_a_fault_closes_its_engine_too(tiny_package: Path) -> None:
+    app = create_app(Settings.model_validate({"model": tiny_package, "profile_seconds": 0.01}))
+
+    async def serve_until_a_fault() -> None:
+        async with app.router.lifespan_context(app):
+            await app.state.service.started()
+            raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        await serve_until_a_fault()
+    assert app.state.service.engine.draining
