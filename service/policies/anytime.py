@@ -1,9 +1,10 @@
-"""The anytime policy: first answers first, then the step that gains most expected accuracy per second."""
+"""The anytime policy: first answers first, and never more at a time than a straggler could spoil."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from math import inf
 
 from model_core.package import EnsembleFigures
@@ -13,39 +14,90 @@ from service.scheduler import Decision, Entry, Situation, largest_batch
 __all__ = ["Anytime", "step_gains"]
 
 FAIR_SHARE = 16
-"""One step in so many belongs to the eldest request without a deadline."""
+"""One batch in so many belongs to the eldest request without a deadline."""
+MARGIN = 2.0
+"""How many times over a segment wider than one leaf has to fit the tightest slack, even if no step ever strays."""
 
 
 class Anytime:
-    """Every decision is the first of these that finds a batch, always the largest that makes its deadlines:
+    """Every decision is the first of these that finds a batch:
 
-    1. every `FAIR_SHARE`-th step: with the eldest request that has no deadline. Those with one end at it; this bounds
-       the wait of the others, whatever else arrives: in its turn each needs at most N such steps.
-    2. step 0 for those who wait, while slots are free.
+    1. every `FAIR_SHARE`-th: with the eldest request that has no deadline. Those with one end at it; this bounds the
+       wait of the others, whatever else arrives: in its turn each needs at most N such steps.
+    2. those who wait for a first leaf, while slots are free: the largest set that can still get one together, in the
+       widest segment 0..w whose time, kappa times over, fits the tightest slack.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
-    4. the step with the most expected accuracy gained per second, over the whole batch.
+    4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
+       kappa times over, fits the tightest slack.
+
+    kappa = `margin` times the measured straggler factor `Costs.straggle`. What it keeps back is not lost: a request
+    with a leaf spends it on refinements, a step at a time. Without a deadline to fit, a segment is as wide as
+    makes a leaf cheapest.
     """
 
-    def __init__(self, table: Sequence[EnsembleFigures]) -> None:
-        self._gains = step_gains(table)
+    def __init__(self, table: Sequence[EnsembleFigures], *, margin: float = MARGIN) -> None:
+        self._worth = tuple(accumulate(step_gains(table), initial=0.0))
+        self._margin = margin
 
     def __call__(self, situation: Situation) -> Decision | None:
         if situation.steps_run % FAIR_SHARE == 0 and (decision := self._for_the_eldest(situation)):
             return decision
-        if situation.queues[0] and situation.free_slots and (decision := _decide(situation, 0)):
+        waiting = situation.queues[0]
+        if waiting and situation.free_slots and (decision := self._first_leaves(situation)):
             return decision
-        decisions = [
-            decision
-            for size, queue in enumerate(situation.queues)
-            if size and queue and (decision := _decide(situation, size))
-        ]
-        if situation.queues[0] and not situation.free_slots:
-            return decisions[-1] if decisions else None
-        return max(decisions, key=lambda decision: self._gain_rate(situation, decision), default=None)
+        started = [size for size in range(len(situation.segments) - 1, 0, -1) if situation.queues[size]]
+        if waiting and not situation.free_slots:
+            return next((decision for size in started if (decision := _step(situation, size))), None)
+        best, best_rate = None, -inf
+        for size in started:
+            for decision in self._refinements(situation, size):
+                segment, batch = decision.segment, len(decision.entries)
+                gain = batch * (self._worth[segment.stop] - self._worth[segment.start])
+                rate = gain / situation.costs.expected(segment, batch)
+                if rate > best_rate:
+                    best, best_rate = decision, rate
+        return best
 
-    def _gain_rate(self, situation: Situation, decision: Decision) -> float:
-        batch = len(decision.entries)
-        return batch * self._gains[decision.segment.start] / situation.costs.expected(decision.segment, batch)
+    def _first_leaves(self, situation: Situation) -> Decision | None:
+        step = _step(situation, 0)
+        if step is None or len(situation.segments[0]) == 1:
+            return step
+        return Decision(segment=self._widest(situation, step.entries), entries=step.entries)
+
+    def _widest(self, situation: Situation, entries: Sequence[Entry]) -> Segment:
+        """The widest segment from size 0 that fits everyone's slack and limit."""
+        first, *wider = situation.segments[0]
+        limit = min(entry.limit for entry in entries)
+        slack = (entries[0].deadline - situation.now) / self._kappa(situation)
+        fitting = [
+            segment
+            for segment in wider
+            if segment.stop <= limit and situation.costs.expected(segment, len(entries)) <= slack
+        ]
+        if slack < inf or not fitting:
+            return fitting[-1] if fitting else first
+        batch = len(entries)
+        return min([first, *fitting], key=lambda segment: situation.costs.expected(segment, batch) / segment.width)
+
+    def _refinements(self, situation: Situation, size: int) -> list[Decision]:
+        """What could be run next for those at an ensemble size."""
+        wider = situation.segments[size][1:]
+        decision = _step(situation, size)
+        decisions = [decision] if decision else []
+        queue, kappa, costs = situation.queues[size], self._kappa(situation), situation.costs
+        for segment in wider:
+            entries = largest_batch(
+                queue,
+                lambda batch, segment=segment: kappa * costs.expected(segment, batch),  # type: ignore[misc]
+                situation.now,
+                situation.max_batch,
+            )
+            if entries := [entry for entry in entries if entry.limit >= segment.stop]:
+                decisions.append(Decision(segment=segment, entries=entries))
+        return decisions
+
+    def _kappa(self, situation: Situation) -> float:
+        return self._margin * situation.costs.straggle
 
     def _for_the_eldest(self, situation: Situation) -> Decision | None:
         eldest: tuple[Entry, int] | None = None
@@ -56,7 +108,7 @@ class Anytime:
         if eldest is None:
             return None
         entry, size = eldest
-        decision = _decide(situation, size)
+        decision = _step(situation, size)
         if decision is None or entry in decision.entries:
             return decision
         return Decision(segment=decision.segment, entries=(*decision.entries[:-1], entry))
@@ -78,8 +130,9 @@ def step_gains(table: Sequence[EnsembleFigures]) -> tuple[float, ...]:
     return tuple(max(best_slope(size), 0.0) * (flops[size + 1] - flops[size]) for size in range(len(table)))
 
 
-def _decide(situation: Situation, size: int) -> Decision | None:
+def _step(situation: Situation, size: int) -> Decision | None:
+    """The next leaf for the largest batch at an ensemble size that makes its deadlines."""
     limit = situation.max_batch if size else min(situation.max_batch, situation.free_slots)
-    segment = Segment(size)
-    entries = largest_batch(situation.queues[size], segment, situation.costs, situation.now, limit)
+    segment, costs = Segment(size), situation.costs
+    entries = largest_batch(situation.queues[size], lambda batch: costs.expected(segment, batch), situation.now, limit)
     return Decision(segment=segment, entries=entries) if entries else None
