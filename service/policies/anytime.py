@@ -9,14 +9,17 @@ from math import inf
 
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment
+from service.policies.whole import efficient_batch
 from service.scheduler import Decision, Entry, Situation, largest_batch
 
 __all__ = ["Anytime", "step_gains"]
 
 FAIR_SHARE = 16
 """One batch in so many belongs to the eldest request without a deadline."""
-MARGIN = 2.0
+MARGIN = 1.25
 """How many times over a segment wider than one leaf has to fit the tightest slack, even if no step ever strays."""
+PAYS = 1.1
+"""How many times a wide first segment's seconds its single steps must take; it cannot be interrupted between them."""
 
 
 class Anytime:
@@ -24,8 +27,9 @@ class Anytime:
 
     1. every `FAIR_SHARE`-th: with the eldest request that has no deadline. Those with one end at it; this bounds the
        wait of the others, whatever else arrives: in its turn each needs at most N such steps.
-    2. those who wait for a first leaf, while slots are free: the largest set that can still get one together, in the
-       widest segment 0..w whose time, kappa times over, fits the tightest slack.
+    2. those who wait for a first leaf, while slots are free. Where a batch serves no more of them per second than one
+       after the other does: one leaf for the most urgent. Otherwise the largest set that can still get one together, in
+       the widest segment 0..w that costs less than its steps and whose time, kappa times over, fits the tightest slack.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
        kappa times over, fits the tightest slack.
@@ -59,25 +63,31 @@ class Anytime:
         return best
 
     def _first_leaves(self, situation: Situation) -> Decision | None:
-        step = _step(situation, 0)
-        if step is None or len(situation.segments[0]) == 1:
-            return step
-        return Decision(segment=self._widest(situation, step.entries), entries=step.entries)
+        savable = _step(situation, 0)
+        if savable is None:
+            return None
+        urgent = efficient_batch(situation, 1, 1.0)
+        if len(urgent) < len(savable.entries):
+            return Decision(segment=savable.segment, entries=urgent)
+        if len(situation.segments[0]) == 1:
+            return savable
+        return Decision(segment=self._widest(situation, savable.entries), entries=savable.entries)
 
     def _widest(self, situation: Situation, entries: Sequence[Entry]) -> Segment:
-        """The widest segment from size 0 that fits everyone's slack and limit."""
+        """The widest segment from size 0 that pays and fits everyone's slack and limit."""
         first, *wider = situation.segments[0]
         limit = min(entry.limit for entry in entries)
         slack = (entries[0].deadline - situation.now) / self._kappa(situation)
-        fitting = [
-            segment
-            for segment in wider
-            if segment.stop <= limit and situation.costs.expected(segment, len(entries)) <= slack
-        ]
-        if slack < inf or not fitting:
-            return fitting[-1] if fitting else first
-        batch = len(entries)
-        return min([first, *fitting], key=lambda segment: situation.costs.expected(segment, batch) / segment.width)
+        costs, batch = situation.costs, len(entries)
+        steps = list(accumulate(costs.expected(leaves[0], batch) for leaves in situation.segments))
+        fitting = [first]
+        for segment in wider:
+            seconds = costs.expected(segment, batch)
+            if segment.stop <= limit and seconds <= slack and PAYS * seconds <= steps[segment.stop - 1]:
+                fitting.append(segment)
+        if slack < inf:
+            return fitting[-1]
+        return min(fitting, key=lambda segment: costs.expected(segment, batch) / segment.width)
 
     def _refinements(self, situation: Situation, size: int) -> list[Decision]:
         """What could be run next for those at an ensemble size."""

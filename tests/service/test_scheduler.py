@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment, Tree
 from service.policies import Anytime
-from service.policies.anytime import FAIR_SHARE, step_gains
+from service.policies.anytime import FAIR_SHARE, MARGIN, step_gains
 from service.scheduler import Entry, Queues, Situation, by_start, expired, largest_batch, seconds_until
 
 TREE = Tree((1, 2, 2))
@@ -126,7 +126,7 @@ def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
 
 def widest(slack: float, **machine: float) -> int:
     """How many leaves two requests, the more urgent with this slack, get at once."""
-    costs = Linear(**machine)
+    costs = Linear(**({"fixed": 4.0, "each": 0.25} | machine))
     decision = Anytime(TABLE)(situation(filled((0, slack), (0, 50), (1, 50)), segments=WIDE, costs=costs))
     assert decision is not None
     assert decision.segment.start == 0
@@ -134,23 +134,27 @@ def widest(slack: float, **machine: float) -> int:
     return decision.segment.width
 
 
-def test_first_answers_are_as_deep_as_fits_twice_before_the_tightest_deadline() -> None:
-    assert [widest(2 * (1 + leaves)) for leaves in (1, 2, 4)] == [1, 2, 4]
-    assert [widest(2 * (1 + leaves) - 0.1) for leaves in (2, 4)] == [1, 2]
+def test_first_answers_are_as_deep_as_fits_well_before_the_tightest_deadline() -> None:
+    assert [widest(MARGIN * (4 + leaves / 2)) for leaves in (1, 2, 4)] == [1, 2, 4]
+    assert [widest(MARGIN * (4 + leaves / 2) - 0.1) for leaves in (2, 4)] == [1, 2]
+
+
+def test_first_answers_are_no_deeper_than_one_leaf_where_width_saves_nothing() -> None:
+    assert widest(40, fixed=0.1, each=0.5) == 1
 
 
 def test_where_steps_straggle_less_is_run_at_a_time() -> None:
-    assert [widest(2 * (1 + 4), straggle=straggle) for straggle in (1.0, 1.5, 4.0)] == [4, 2, 1]
+    assert [widest(MARGIN * (4 + 2), straggle=straggle) for straggle in (1.0, 1.2, 4.0)] == [4, 2, 1]
 
 
 def test_without_a_deadline_segments_are_as_wide_as_pays() -> None:
-    for fixed, width in ((0.0, 1), (1.0, LEAVES)):
+    for fixed, width in ((0.0, 1), (4.0, LEAVES)):
         decision = Anytime(TABLE)(situation(filled((0, inf)), segments=WIDE, costs=Linear(fixed=fixed)))
         assert decision is not None
         assert decision.segment == Segment(0, width)
 
 
-@pytest.mark.parametrize(("slack", "width"), [(4.1, 2), (3.9, 1), (inf, 2)])
+@pytest.mark.parametrize(("slack", "width"), [(2.6, 2), (2.4, 1), (inf, 2)])
 def test_refinements_are_wide_where_a_leaf_is_cheaper_so_and_the_slack_allows_it(slack: float, width: int) -> None:
     costs = Linear(fixed=5.0, each=0.5)  # two leaves from size 2 on take 2 for one request, one takes 1.83
     decision = Anytime(TABLE)(situation(filled((2, slack)), segments=WIDE, costs=costs))
