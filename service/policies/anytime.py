@@ -16,8 +16,8 @@ __all__ = ["Anytime", "step_gains"]
 
 FAIR_SHARE = 16
 """One batch in so many belongs to the eldest request without a deadline."""
-MARGIN = 1.25
-"""How many times over a segment wider than one leaf has to fit the tightest slack, even if no step ever strays."""
+MARGIN = 1.0
+"""How many times over, beside the measured straggler factor, a wide segment has to fit the tightest slack."""
 PAYS = 1.1
 """How many times a wide first segment's seconds its single steps must take; it cannot be interrupted between them."""
 
@@ -29,7 +29,8 @@ class Anytime:
        wait of the others, whatever else arrives: in its turn each needs at most N such steps.
     2. those who wait for a first leaf, while slots are free. Where a batch serves no more of them per second than one
        after the other does: one leaf for the most urgent. Otherwise the largest set that can still get one together, in
-       the widest segment 0..w that costs less than its steps and whose time, kappa times over, fits the tightest slack.
+       the widest segment 0..w that costs less than its steps, and whose time, with as much again as a first leaf takes
+       for whoever comes meanwhile, fits the tightest slack kappa times over.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
        kappa times over, fits the tightest slack.
@@ -83,7 +84,7 @@ class Anytime:
         fitting = [first]
         for segment in wider:
             seconds = costs.expected(segment, batch)
-            if segment.stop <= limit and seconds <= slack and PAYS * seconds <= steps[segment.stop - 1]:
+            if segment.stop <= limit and seconds + steps[0] <= slack and PAYS * seconds <= steps[segment.stop - 1]:
                 fitting.append(segment)
         if slack < inf:
             return fitting[-1]
