@@ -149,7 +149,7 @@ def print_table(rows: Sequence[dict[str, object]]) -> None:
     print("| rho | policy | goodput % | range | of the bound % | attainment % | mean size |")
     print("|---:|---|---:|---|---:|---:|---:|")
     for row in rows:
-        low, high = (100 * float(value) for value in row["goodput_range"])  # type: ignore[attr-defined, misc]
+        low, high = (100 * float(value) for value in row["goodput_range"])  # type: ignore[attr-defined]
         goodput, part, attained = (100 * row[name] for name in ("goodput", "of_bound", "attainment"))  # type: ignore[operator]
         print(
             f"| {row['rho']:g} | {row['policy']} | {goodput:.1f} | {low:.1f} to {high:.1f} | {part:.1f} "
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     started = time.process_time()
     rows = simulate_all(setting, options.policies, options.rho, repeats=options.repeats, jobs=options.jobs)
     print_table(rows)
-    spent = sum(float(row["cpu_seconds"]) for row in rows) * options.repeats  # type: ignore[arg-type]
+    spent = sum(float(row["cpu_seconds"]) for row in rows) * options.repeats  # type: ignore[arg-type, misc]
     simulated = len(rows) * options.repeats * options.requests
     print(f"{simulated} requests; {60 * simulated / max(spent, 1e-9):.0f} a minute of CPU")
     report = {
