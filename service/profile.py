@@ -71,6 +71,10 @@ class Profile:
         curve = self._curves[segment]
         return curve.seconds[batch] * curve.strays.value
 
+    def cheapest(self, segment: Segment) -> float:
+        """Seconds per request at the batch size that is most efficient."""
+        return self._curves[segment].cheapest
+
     def observe(self, segment: Segment, batch: int, seconds: float) -> None:
         """A step of the engine took so long."""
         curve = self._curves[segment]
@@ -94,9 +98,9 @@ class _Curve:
         self.batches = tuple(sorted(measured))
         assert self.batches[0] == 1
         self._knots = [median(measured[batch]) for batch in self.batches]
-        self._range = np.arange(max_batch + 1)
+        self.seconds = [0.0] * (max_batch + 1)
         self.strays = _Window(WINDOW, QUANTILE)
-        self._interpolate()
+        self._interpolate(0, len(self._knots) - 1)
         for batch, timings in measured.items():
             for seconds in timings:
                 self.strays.add(seconds / self.seconds[batch])
@@ -109,13 +113,19 @@ class _Curve:
         below = max(bisect_right(self.batches, batch) - 1, 0)
         for knot in {above, below}:
             self._knots[knot] *= 1 + change
-        self._interpolate()
+        self._interpolate(max(below - 1, 0), min(above + 1, len(self._knots) - 1))
 
-    def _interpolate(self) -> None:
-        seconds = np.interp(self._range, self.batches, self._knots)
-        beyond = self._range > self.batches[-1]
-        seconds[beyond] = self._range[beyond] * (self._knots[-1] / self.batches[-1])
-        self.seconds: list[float] = seconds.tolist()
+    def _interpolate(self, first: int, last: int) -> None:
+        """Bring the seconds between two knots up to date, and what lies beyond the last knot of all."""
+        for knot in range(first, last):
+            low, high = self.batches[knot], self.batches[knot + 1]
+            at, slope = self._knots[knot], (self._knots[knot + 1] - self._knots[knot]) / (high - low)
+            self.seconds[low:high] = [at + slope * offset for offset in range(high - low)]
+        if last == len(self._knots) - 1:
+            end, rate = self.batches[last], self._knots[last] / self.batches[last]
+            self.seconds[end:] = [rate * batch for batch in range(end, len(self.seconds))]
+        self.cheapest = min(knot / batch for knot, batch in zip(self._knots, self.batches, strict=True))
+        """Seconds per request at the batch size that is most efficient."""
 
 
 class _Window:
@@ -144,7 +154,7 @@ def measure_profile(
     clock: Callable[[], float],
     seconds: float,
 ) -> Profile:
-    """Time every segment of a runner at batch sizes 1, 2, 4, ..., max_batch.
+    """Time every segment of a runner at batch sizes 1, 2, 4, ..., max_batch, in slots that are reserved and free.
 
     Larger batches are left out, and repeats cut short, once about `seconds` have passed; batch 1 is always measured.
     """
@@ -154,11 +164,10 @@ def measure_profile(
 
     def time_all(batch: int) -> float:
         began = clock()
+        rows, images = slice(0, batch), random.standard_normal((batch, *input_shape), np.float32)
         for segment in runner.segments:
-            entry = tree.entry_block(segment.start)
-            x = random.standard_normal((batch, *(runner.shapes[entry - 1] if entry else input_shape)), np.float32)
             before = clock()
-            runner.run(segment, x)
+            runner.run(segment, rows, None if segment.start else images)
             timings[_shape(tree, segment)][batch].append(clock() - before)
         return clock() - began
 

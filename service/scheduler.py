@@ -135,8 +135,8 @@ def expired(queues: Queues, costs: Costs, now: float) -> list[Entry]:
     """
     late: list[Entry] = []
     for size, queue in enumerate(queues):
-        if queue:
-            late += queue[: bisect_left(queue, _first_due(now + costs.expected(Segment(size), 1)))]
+        if queue and queue[0].deadline < (due := now + costs.expected(Segment(size), 1)):
+            late += queue[: bisect_left(queue, _first_due(due))]
     return late
 
 

@@ -55,7 +55,7 @@ def simulate(
     batch is the machine's.
     """
     tree, profile = machine.tree, machine.profile()
-    pool = SlotPool(limits.max_active, {}, classes=0)
+    pool = SlotPool(limits.max_active, classes=0)
     ledger = Ledger(flops, pool)
     segments = by_start(machine.seconds, tree.leaves)
     arrivals, deadlines = load.arrivals.tolist(), load.deadlines.tolist()

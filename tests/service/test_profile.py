@@ -77,6 +77,7 @@ def test_measuring_keeps_to_its_time_but_always_knows_batch_one(
     package = Package.load(tiny_package)
     tree = package.manifest.spec.tree
     runner = OnnxRunner(package)
+    runner.reserve(6)
     measured = measure_profile(
         runner, tree, package.manifest.spec.input_shape, max_batch=6, clock=Ticking(0.01), seconds=budget
     )
