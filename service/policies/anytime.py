@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
@@ -16,7 +17,9 @@ from service.scheduler import Costs, Decision, Entry, Situation, largest_batch
 __all__ = ["Anytime", "step_gains"]
 
 FAIR_SHARE = 16
-"""One batch in so many belongs to the eldest request."""
+"""One batch in so many belongs to the eldest patient request."""
+PATIENT = 1000
+"""A request is patient while its deadline is more than so many times a first leaf's seconds away."""
 MARGIN = 1.0
 """How many times over, beside the measured straggler factor, a wide segment has to fit the tightest slack."""
 PAYS = 1.1
@@ -26,9 +29,9 @@ PAYS = 1.1
 class Anytime:
     """Every decision is the first of these that finds a batch:
 
-    1. every `FAIR_SHARE`-th: with the eldest request. Urgent ones end soon, so it is the patient ones that grow old,
-       and this bounds their wait, whatever else arrives: in its turn each needs at most N such steps. Age and not a
-       missing deadline counts, because a service gives every request one, however far away.
+    1. every `FAIR_SHARE`-th: with the eldest patient request. Urgent ones end soon, so it is the patient ones that grow
+       old, and this bounds their wait, whatever else arrives: in its turn each needs at most N such steps. A missing
+       deadline is not asked for, because a service gives every request one, however far away.
     2. those who wait for a first leaf, while slots are free. Where all of them together would be served no faster than
        in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the largest set that can
        still get one together, in the widest segment 0..w that costs less than its steps, and whose time, with as much
@@ -107,10 +110,11 @@ class Anytime:
         return self._margin * situation.costs.straggle
 
     def _for_the_eldest(self, situation: Situation) -> Decision | None:
+        far = Entry(situation.now + PATIENT * situation.costs.expected(Segment(0), 1), -1)
         able = [
-            (min(queue, key=_admission), size)
+            (min(queue[first:], key=_admission), size)
             for size, queue in enumerate(situation.queues)
-            if queue and (size or situation.free_slots)
+            if (first := bisect_left(queue, far)) < len(queue) and (size or situation.free_slots)
         ]
         if not able:
             return None
