@@ -9,7 +9,6 @@ else may run beside anything. Everything else is to be called one at a time, whi
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -91,21 +90,27 @@ class Core:
     def admit(self, image: Array, budget: Budget, listener: Listener) -> tuple[Ticket, Updates]:
         """Take up a request with a normalised image (C, H, W), or give it up at once if it could get no leaf in time.
 
+        Where every waiting place is taken, it takes that of the least urgent of a lower priority, if there is one.
+
         Raises:
             BudgetError: the budget allows not even the first leaf, or is none.
             QueueFullError: every waiting place is taken.
         """
         if image.shape != self._input_shape:
             raise ValueError(f"the model takes images of shape {self._input_shape}, got {image.shape}")
-        if len(self.ledger.queues[0]) >= self.settings.max_waiting:
-            raise QueueFullError(self._seconds_until(1 if self._pool.available else self._tree.leaves))
-        now = self.clock()
+        now, queues = self.clock(), self.ledger.queues
+        displaced: list[Request] = []
+        if queues.waiting >= self.settings.max_waiting:
+            if queues.last().priority <= budget.priority:
+                raise self._full()
+            displaced = [self.ledger.of(queues.last())]
         ticket = self.ledger.admit(image, budget, listener, now)
+        updates = self._end(displaced, StopReason.DEADLINE, self._full()) if displaced else []
         request = self.ledger.request(ticket)
         if self._first_leaf_at(request, now) > request.entry.deadline:
             self.probes.refused(Segment(0))
-            return ticket, self._end([request], StopReason.DEADLINE, DeadlineMissedError())
-        return ticket, []
+            updates += self._end([request], StopReason.DEADLINE, DeadlineMissedError())
+        return ticket, updates
 
     def end_all(self) -> Updates:
         """Answer everyone with what they have."""
@@ -208,7 +213,7 @@ class Core:
             runner=self.runner.name,
             memory_bytes=self._memory_bytes,
             active=self._pool.capacity - self._pool.available,
-            waiting=len(self.ledger.queues[0]),
+            waiting=self.ledger.queues.waiting,
             draining=draining,
             ensemble_size_allowed=self.ensemble_size_allowed(),
             profile=tuple(self._profile.describe(Segment(leaf)) for leaf in range(self._tree.leaves)),
@@ -224,14 +229,17 @@ class Core:
     def _seconds_until(self, size: int, *, arriving: int = 0) -> float:
         return seconds_until(self.ledger.queues, self._profile, size, self._max_batch, arriving=arriving)
 
-    def _first_leaf_at(self, request: Request, now: float) -> float:
-        """When a request that arrives can have its first leaf at the earliest, in the order of urgency.
+    def _full(self) -> QueueFullError:
+        return QueueFullError(self._seconds_until(1 if self._pool.available else self._tree.leaves))
 
-        After the batch that runs and all who are more urgent, each at the price of the most efficient batch: who cannot
+    def _first_leaf_at(self, request: Request, now: float) -> float:
+        """When a request that arrives can have its first leaf at the earliest, in the order of priority and urgency.
+
+        After the batch that runs and all who come before it, each at the price of the most efficient batch: who cannot
         make it in such a queue learns it now, and does not hold up those who can.
         """
-        ahead = bisect_right(self.ledger.queues[0], request.entry)  # itself among them
-        seconds = max(ahead * self._profile.cheapest(Segment(0)), self._profile.expected(Segment(0), 1))
+        turn = self.ledger.queues.ahead_of(request.entry) + 1
+        seconds = max(turn * self._profile.cheapest(Segment(0)), self._profile.expected(Segment(0), 1))
         return max(now, self._free_at if self.ledger.computing else now) + seconds
 
     def _end(self, requests: Sequence[Request], reason: StopReason, error: ServiceError) -> Updates:
