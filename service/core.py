@@ -20,12 +20,13 @@ from service.ledger import Batch, Ledger, Listener, Request
 from service.metrics import Recorder
 from service.policies import parse_policy
 from service.probes import Probes
-from service.profile import Profile, measure_profile
+from service.profile import Profile
 from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Runner
 from service.scheduler import Policy, Situation, by_start, expired, seconds_until
 from service.slots import SlotPool
 from service.state import EngineSettings, EngineState
+from service.timings import timings_of
 
 __all__ = ["Core", "Updates"]
 
@@ -38,7 +39,8 @@ Updates = list[tuple[Request, Update]]
 class Core:
     """Serves one package with one runner, a batch at a time.
 
-    Without a `profile` it measures one on construction, which takes `settings.profile_seconds`.
+    Without a `profile` it measures one on construction, which takes `settings.profile_seconds`, or reads what was
+    measured the last time.
 
     Raises:
         RunnerError: a step fails while the profile is measured.
@@ -69,13 +71,17 @@ class Core:
         self._segments = by_start(runner.segments, self._tree.leaves)
         self._pool = SlotPool(settings.max_active, manifest.spec.classes)
         self._memory_bytes = runner.reserve(settings.max_active) + self._pool.memory_bytes
-        self._profile = profile or measure_profile(
-            runner,
+        self._profile = profile or Profile(
             self._tree,
-            self._input_shape,
-            max_batch=min(self._max_batch, settings.max_active),
-            clock=clock,
-            seconds=settings.profile_seconds,
+            timings_of(
+                package,
+                runner,
+                max_batch=min(self._max_batch, settings.max_active),
+                clock=clock,
+                seconds=settings.profile_seconds,
+                keep=settings.keep_profile,
+            ),
+            max_batch=self._max_batch,
         )
         self.probes = Probes(runner, self._tree, self._input_shape, clock)
         self.ledger = Ledger(self._flops, self._pool)

@@ -87,6 +87,7 @@ class Service:
             max_waiting=settings.max_waiting,
             max_batch=settings.max_batch,
             profile_seconds=settings.profile_seconds,
+            keep_profile=settings.keep_profile,
             policy=settings.policy,
         )
         self._make_runner = runner_factory

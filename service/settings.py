@@ -61,6 +61,10 @@ class Settings(BaseSettings):
         _ENGINE.profile_seconds, gt=0, description="time to measure the steps at start-up, seconds"
     )
 
+    keep_profile: bool = Field(
+        True, description="keep what was measured beside the package, where that can be written, for the next start"
+    )
+
     max_active: Count = Field(_ENGINE.max_active, description="requests that hold activations at a time")
     max_waiting: Count = Field(
         _ENGINE.max_waiting, description="requests that may wait for their first step; more get 503"

@@ -33,6 +33,7 @@ class Brake:
         self._held_from: int | None = None
         self._released = threading.Event()
         self.name = runner.name
+        self.configuration = runner.configuration
         self.segments: tuple[Segment, ...] = runner.segments
         self.max_batch = runner.max_batch
 
