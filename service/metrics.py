@@ -25,6 +25,7 @@ REJECTIONS: dict[type[ServiceError], str] = {
 
 REQUEST_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
 STEP_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+GAP_SECONDS = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 OVERRUN_SECONDS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
@@ -72,6 +73,9 @@ class Recorder:
         )
         self._step_seconds = {size: steps.labels(ensemble_size=str(size)) for size in sizes}
         self._step_batch = histogram("hne_step_batch_size", "Requests that shared a step", BATCHES)
+        self._step_gap = histogram(
+            "hne_step_gap_seconds", "From one step's end to the next one's start, while requests could run", GAP_SECONDS
+        )
         self._flops = Counter("hne_flops_total", "Multiply-adds computed", registry=registry)
         self._rejections = Counter(
             "hne_rejections_total", "Requests refused before any work was spent on them", ("reason",), registry=registry
@@ -119,6 +123,10 @@ class Recorder:
         self._step_seconds[ensemble_size].observe(seconds)
         self._step_batch.observe(batch)
         self._flops.inc(flops)
+
+    def step_gap(self, *, seconds: float) -> None:
+        """The device stood idle between two steps, though requests could run."""
+        self._step_gap.observe(seconds)
 
     def started(self, *, waited: float) -> None:
         """A request's first step began `waited` seconds after its admission."""

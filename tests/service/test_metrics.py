@@ -40,6 +40,7 @@ def test_every_promised_metric_is_there_before_the_first_request(recorder: Recor
         "hne_deadline_overrun_seconds",
         "hne_step_duration_seconds",
         "hne_step_batch_size",
+        "hne_step_gap_seconds",
         "hne_flops_total",
         "hne_expected_accuracy",
         "hne_queue_depth",
