@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary
+from prometheus_client.exposition import choose_encoder
 
 from model_core.package import Package
+from service.client import Exposition
 from service.errors import DeadlineMissedError, DrainingError, QueueFullError, ServiceError, StartingError
-from service.request import Refinement, StopReason
+from service.request import StopReason
 
 __all__ = ["Recorder"]
 
@@ -109,6 +111,11 @@ class Recorder:
         self._inflight.set_function(inflight)
         self._allowed.set_function(ensemble_size_allowed)
 
+    def exposition(self, accept: str) -> Exposition:
+        """All metrics of the registry, in the text format of Prometheus or OpenMetrics."""
+        encode, content_type = choose_encoder(accept)
+        return Exposition(encode(self.registry), content_type)
+
     # From the HTTP layer where a request is not admitted, from the engine where it was and never started
 
     def rejected(self, error: ServiceError) -> None:
@@ -138,12 +145,11 @@ class Recorder:
 
     # From the delivery
 
-    def answered(self, refinement: Refinement, *, overrun: float | None) -> None:
+    def answered(self, *, ensemble_size: int, stop_reason: StopReason, overrun: float | None) -> None:
         """A final refinement was handed out, `overrun` seconds (>= 0) late; None if it had no deadline."""
-        if refinement.stop_reason is not None:
-            self._stops.labels(reason=refinement.stop_reason.value).inc()
-        self._sizes.observe(refinement.ensemble_size)
-        self._expected_accuracy.observe(self._accuracy[refinement.ensemble_size])
+        self._stops.labels(reason=stop_reason.value).inc()
+        self._sizes.observe(ensemble_size)
+        self._expected_accuracy.observe(self._accuracy[ensemble_size])
         if overrun is not None:
             self._overrun.observe(overrun)
 
