@@ -22,12 +22,12 @@ from model_core.tree import Segment
 from service.errors import DeadlineMissedError, DrainingError, QueueFullError, RunnerError, ServiceError
 from service.ledger import Batch, Ledger, Listener, Request, tell
 from service.metrics import Recorder
-from service.policies import Anytime
+from service.policies import parse_policy
 from service.probes import Probes
 from service.profile import Profile, measure_profile
 from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Runner
-from service.scheduler import Policy, Situation, expired, seconds_until
+from service.scheduler import Policy, Situation, by_start, expired, seconds_until
 from service.slots import IMAGE, SlotPool, kept_shapes
 from service.state import EngineSettings, EngineState
 
@@ -44,6 +44,7 @@ class Engine:
 
     Raises:
         RunnerError: a step fails while the profile is measured.
+        SettingsError: there is no such policy.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class Engine:
         self._flops = manifest.cumulative_flops
         self._temperatures = (1.0, *(row.temperature for row in manifest.table))
         self._max_batch = min(settings.max_batch, runner.max_batch or settings.max_batch)
-        self._policy = policy or Anytime(manifest.table)
+        self._policy = policy or parse_policy(settings.policy, manifest.table)
+        self._segments = by_start(runner.segments, self._tree.leaves)
         self._profile = profile or measure_profile(
             runner,
             self._tree,
@@ -213,11 +215,13 @@ class Engine:
         self._give_up(now)
         situation = Situation(
             queues=self._ledger.queues,
+            segments=self._segments,
             costs=self._profile,
             now=now,
             max_batch=self._max_batch,
             free_slots=self._pool.available,
             steps_run=self._steps_run,
+            admitted=self._ledger.admitted,
         )
         decision = self._policy(situation)
         if decision is None:
@@ -263,7 +267,7 @@ class Engine:
         self.recorder.step(ensemble_size=size, batch=count, seconds=seconds, flops=count * flops)
         probabilities = self._pool.probabilities(batch.rows, size, self._temperatures[size])
         confidences = probabilities.max(axis=1).tolist()
-        next_end = now + self._profile.quantile(Segment(size), 1) if size < self._tree.leaves else now
+        next_end = now + self._profile.expected(Segment(size), 1) if size < self._tree.leaves else now
         updates: list[tuple[Request, Update]] = []
         for position, request in self._ledger.release(batch):
             if request.latest is None:

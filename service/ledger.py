@@ -37,9 +37,8 @@ class Request:
     entry: Entry
     image: Array
     budget: Budget
-    limit: int
-    """The ensemble size at which it must stop, and why."""
     limit_reason: StopReason
+    """Why it must stop at its entry's limit."""
     listener: Listener
     submitted_at: float
     size: int = 0
@@ -53,7 +52,7 @@ class Request:
 
     def stop_reason(self, size: int, confidence: float, next_end: float) -> StopReason | None:
         """The budget that forbids the next step at an ensemble size, if one does; the step would end at `next_end`."""
-        if size >= self.limit:
+        if size >= self.entry.limit:
             return self.limit_reason
         if self.budget.min_confidence is not None and confidence >= self.budget.min_confidence:
             return StopReason.CONFIDENCE
@@ -83,6 +82,11 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._requests)
 
+    @property
+    def admitted(self) -> int:
+        """How many requests it has taken up so far."""
+        return self._admitted
+
     def admit(self, image: Array, budget: Budget, listener: Listener, now: float) -> Ticket:
         """Take a request up; it waits for its first step.
 
@@ -94,10 +98,9 @@ class Ledger:
         self._admitted += 1
         request = Request(
             ticket=ticket,
-            entry=Entry(inf if budget.deadline is None else budget.deadline, ticket.number),
+            entry=Entry(inf if budget.deadline is None else budget.deadline, ticket.number, limit),
             image=image,
             budget=budget,
-            limit=limit,
             limit_reason=limit_reason,
             listener=listener,
             submitted_at=now,
@@ -127,6 +130,9 @@ class Ledger:
             request.queued, request.running = False, True
             if request.slot < 0:
                 request.slot, request.started_at = self._pool.take(), now
+            if decision.target is not None and decision.target < request.entry.limit:
+                request.entry = request.entry._replace(limit=decision.target)
+                request.limit_reason = StopReason.POLICY
         requests.sort(key=lambda request: request.slot)  # neighbours in the pool need no copy
         rows = rows_of([request.slot for request in requests])
         return Batch(segment=decision.segment, requests=requests, rows=rows, started_at=now)

@@ -83,6 +83,7 @@ class Service:
             max_waiting=settings.max_waiting,
             max_batch=settings.max_batch,
             profile_seconds=settings.profile_seconds,
+            policy=settings.policy,
         )
         self._make_runner = runner_factory
         self._engine: Engine | None = None

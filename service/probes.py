@@ -6,8 +6,8 @@ become quick again. So refusals are noted here, and a step that is refused again
 for a probe: when the engine has nothing else to do it runs the step once, for nobody, to see what it takes now.
 
 A probe costs an idle engine one step at batch 1, no more than serving the refused request would have. It moves the
-profile as any step does, so a machine that has recovered serves again after a bounded number of refusals: one more than
-the profile's window holds, at most. Requests that merely run out of time hardly cause any: steps like it ran before.
+profile as any step does, so a machine that has recovered serves again after a bounded number of refusals. Requests that
+merely run out of time hardly cause any: steps like it ran before.
 """
 
 from __future__ import annotations

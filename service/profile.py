@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 QUANTILE = 0.95
 WINDOW = 256
 """Steps that the quantile looks back on, per curve."""
+STRAGGLE_QUANTILE = 0.98
+STRAGGLE_WINDOW = 1024
+"""Steps of all curves together that the straggler factor looks back on."""
 RATE = 0.05
 """How much of its deviation one step moves a curve."""
 MAX_DEVIATION = 0.5
@@ -52,6 +55,12 @@ class Profile:
         self._curves = {
             segment: curves[shape] for segment in tree.segments() if (shape := _shape(tree, segment)) in curves
         }
+        self._strays = _Window(STRAGGLE_WINDOW, STRAGGLE_QUANTILE)
+
+    @property
+    def straggle(self) -> float:
+        """How many times its expected seconds a step rarely exceeds (the 98th percentile of all recent steps)."""
+        return max(1.0, self._strays.value)
 
     def expected(self, segment: Segment, batch: int) -> float:
         """Seconds that a segment usually takes for a batch of 1..max_batch."""
@@ -60,11 +69,13 @@ class Profile:
     def quantile(self, segment: Segment, batch: int) -> float:
         """Seconds that a segment rarely exceeds (the 95th percentile of its recent steps)."""
         curve = self._curves[segment]
-        return curve.seconds[batch] * curve.stray
+        return curve.seconds[batch] * curve.strays.value
 
     def observe(self, segment: Segment, batch: int, seconds: float) -> None:
         """A step of the engine took so long."""
-        self._curves[segment].observe(batch, seconds)
+        curve = self._curves[segment]
+        self._strays.add(seconds / curve.seconds[batch])
+        curve.observe(batch, seconds)
 
     def describe(self, segment: Segment) -> StepProfile:
         """What is known of a segment, at the batch sizes that were measured."""
@@ -84,16 +95,15 @@ class _Curve:
         assert self.batches[0] == 1
         self._knots = [median(measured[batch]) for batch in self.batches]
         self._range = np.arange(max_batch + 1)
-        self._recent: deque[float] = deque()
-        self._ranked: list[float] = []
+        self.strays = _Window(WINDOW, QUANTILE)
         self._interpolate()
         for batch, timings in measured.items():
             for seconds in timings:
-                self._remember(seconds / self.seconds[batch])
+                self.strays.add(seconds / self.seconds[batch])
 
     def observe(self, batch: int, seconds: float) -> None:
         ratio = seconds / self.seconds[batch]
-        self._remember(ratio)
+        self.strays.add(ratio)
         change = RATE * min(max(ratio - 1, -MAX_DEVIATION), MAX_DEVIATION)
         above = min(bisect_left(self.batches, batch), len(self.batches) - 1)
         below = max(bisect_right(self.batches, batch) - 1, 0)
@@ -107,12 +117,22 @@ class _Curve:
         seconds[beyond] = self._range[beyond] * (self._knots[-1] / self.batches[-1])
         self.seconds: list[float] = seconds.tolist()
 
-    def _remember(self, ratio: float) -> None:
-        self._recent.append(ratio)
-        insort(self._ranked, ratio)
-        if len(self._recent) > WINDOW:
+
+class _Window:
+    """A quantile of the last so many values; 1 before there is any."""
+
+    def __init__(self, length: int, quantile: float) -> None:
+        self._length, self._quantile = length, quantile
+        self._recent: deque[float] = deque()
+        self._ranked: list[float] = []
+        self.value = 1.0
+
+    def add(self, value: float) -> None:
+        self._recent.append(value)
+        insort(self._ranked, value)
+        if len(self._recent) > self._length:
             del self._ranked[bisect_left(self._ranked, self._recent.popleft())]
-        self.stray = self._ranked[int(QUANTILE * (len(self._ranked) - 1) + 0.5)]
+        self.value = self._ranked[int(self._quantile * (len(self._ranked) - 1) + 0.5)]
 
 
 def measure_profile(

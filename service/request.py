@@ -29,6 +29,8 @@ class StopReason(StrEnum):
     """The next step would exceed `max_flops`."""
     ENSEMBLE_SIZE = "ensemble_size"
     """`max_ensemble_size` is reached."""
+    POLICY = "policy"
+    """The scheduling policy decided on this ensemble size before it ran; `anytime` never does."""
     CONFIDENCE = "confidence"
     """The calibrated top probability reached `min_confidence`."""
     DRAIN = "drain"

@@ -6,14 +6,26 @@ batch to run. A simulator can drive the same code on virtual time.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from model_core.tree import Segment
 
-__all__ = ["Costs", "Decision", "Entry", "Policy", "Queues", "Situation", "expired", "largest_batch", "seconds_until"]
+__all__ = [
+    "Costs",
+    "Decision",
+    "Entry",
+    "Policy",
+    "Queues",
+    "Situation",
+    "by_start",
+    "expired",
+    "largest_batch",
+    "seconds_until",
+]
 
 
 class Entry(NamedTuple):
@@ -23,17 +35,20 @@ class Entry(NamedTuple):
     """Monotonic seconds; infinity for none."""
     number: int
     """Order of admission, >= 0."""
+    limit: int = sys.maxsize
+    """The ensemble size that its budgets, or a policy, allow at most."""
 
 
 class Costs(Protocol):
     """Seconds a segment takes for a batch; `service.profile.Profile` measures them."""
 
-    def expected(self, segment: Segment, batch: int) -> float:
-        """What it usually takes."""
+    @property
+    def straggle(self) -> float:
+        """How many times what it usually takes a segment of any kind rarely exceeds, >= 1."""
         ...
 
-    def quantile(self, segment: Segment, batch: int) -> float:
-        """What it rarely exceeds: decides whether it still fits before a deadline."""
+    def expected(self, segment: Segment, batch: int) -> float:
+        """What it usually takes."""
         ...
 
 
@@ -73,51 +88,68 @@ class Situation:
     """All that a policy may look at."""
 
     queues: Queues
+    segments: Sequence[Sequence[Segment]]
+    """What the runner computes, by the ensemble size it starts at, narrowest first; the first is the step."""
     costs: Costs
     now: float
     max_batch: int
     free_slots: int
     """How many of `queues[0]` can be given a slot."""
     steps_run: int
-    """How many steps the engine has run so far."""
+    """How many batches the engine has run so far."""
+    admitted: int
+    """How many requests the engine has admitted so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Run this segment for these requests, all of `queues[segment.start]`."""
+    """Run this segment for these requests, all of `queues[segment.start]`, none beyond its limit."""
 
     segment: Segment
     entries: Sequence[Entry]
+    target: int | None = None
+    """The ensemble size at which these requests stop from now on; None leaves that to their budgets."""
 
 
 class Policy(Protocol):
     """Chooses the next batch."""
 
     def __call__(self, situation: Situation) -> Decision | None:
-        """The next batch: at least one request, no more than `max_batch` (and `free_slots` for step 0), each of which
-        can finish the segment before its deadline by the quantile. None if no queued request can run.
+        """The next batch: at least one request, no more than `max_batch` (and `free_slots` from size 0), each of which
+        is expected to finish the segment before its deadline. None if nothing is worth running.
         """
         ...
 
 
+def by_start(segments: Iterable[Segment], leaves: int) -> tuple[tuple[Segment, ...], ...]:
+    """A runner's segments as a `Situation` has them."""
+    ordered = sorted(segments)
+    return tuple(tuple(segment for segment in ordered if segment.start == start) for start in range(leaves))
+
+
 def expired(queues: Queues, costs: Costs, now: float) -> list[Entry]:
-    """The requests that could not finish their next step in time even if it ran alone and at once."""
+    """The requests that could not finish their next step in time even if it ran alone, at once and as fast as usual.
+
+    Not by a high quantile: once stragglers drove that beyond the deadlines, everyone would be given up, nothing would
+    run, and so nothing would ever correct it. Caution is the policy's, where it has a choice.
+    """
     late: list[Entry] = []
     for size, queue in enumerate(queues):
         if queue:
-            late += queue[: bisect_left(queue, _first_due(now + costs.quantile(Segment(size), 1)))]
+            late += queue[: bisect_left(queue, _first_due(now + costs.expected(Segment(size), 1)))]
     return late
 
 
 def largest_batch(
-    queue: Sequence[Entry], segment: Segment, costs: Costs, now: float, limit: int, *, member: Entry | None = None
+    queue: Sequence[Entry], seconds: Callable[[int], float], now: float, limit: int, *, member: Entry | None = None
 ) -> Sequence[Entry]:
     """The largest batch of a queue that makes all its deadlines; the most urgent of those that can be in it.
 
-    If a `member` of the queue is named, the largest that holds it too; () if it cannot make its deadline alone.
+    `seconds` tells how long a batch has to be thought to take. If a `member` of the queue is named, the largest that
+    holds it too; () if it cannot make its deadline alone.
     """
     for size in range(min(len(queue), limit), 0, -1):
-        first = bisect_left(queue, _first_due(now + costs.quantile(segment, size)))
+        first = bisect_left(queue, _first_due(now + seconds(size)))
         batch = queue[first : first + size]
         if len(batch) < size or (member is not None and member < batch[0]):
             continue

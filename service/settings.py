@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     )
     max_batch: Count = Field(_ENGINE.max_batch, description="requests that share a step at most")
 
+    policy: str = Field(
+        _ENGINE.policy,
+        description="what decides which requests run next, and how deep; others than anytime are baselines",
+    )
+
     default_deadline_ms: Milliseconds | None = Field(
         None, description="deadline of a request that names none, milliseconds; unset, the longest allowed"
     )

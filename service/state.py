@@ -28,6 +28,9 @@ class EngineSettings:
     profile_seconds: float = 2.0
     """Seconds that may go into measuring the profile at start-up."""
 
+    policy: str = "anytime"
+    """What to run next; `service.policies.parse_policy` knows the names."""
+
     def __post_init__(self) -> None:
         for name in ("max_active", "max_waiting", "max_batch", "reference_deadline", "profile_seconds"):
             if getattr(self, name) <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -71,7 +72,7 @@ def exact_profile(tree: Tree, max_batch: int) -> Profile:
 class Bench:
     """An engine stepped by hand, and what its requests heard."""
 
-    def __init__(self, package: Package, runner: OnnxRunner, *, policy: Policy | None = None, **limits: int) -> None:
+    def __init__(self, package: Package, runner: OnnxRunner, *, policy: Policy | None = None, **limits: Any) -> None:
         self.package = package
         self.tree = package.manifest.spec.tree
         self.clock = FakeClock()

@@ -51,7 +51,7 @@ def test_tight_deadlines_are_served_again_after_stalls(make: MakeBench, step: in
     bench = make()
     slack = 1.2 * sum(seconds(bench.tree, Segment(leaf), 1) for leaf in range(step + 1))
     assert refusals(bench, slack, step + 1) == 0
-    stalled(bench, step, 20)
+    stalled(bench, step, 60)  # one stall moves the expectation by a fortieth at most
     assert 0 < refusals(bench, slack, step + 1) <= WINDOW + 1
     assert refusals(bench, slack, step + 1) == 0, "and stays so"
 

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from math import inf
 
 import pytest
@@ -5,26 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_core.package import EnsembleFigures
-from model_core.tree import Segment
+from model_core.tree import Segment, Tree
 from service.policies import Anytime
-from service.policies.anytime import FAIR_SHARE, step_gains
-from service.scheduler import Entry, Queues, Situation, expired, largest_batch, seconds_until
+from service.policies.anytime import FAIR_SHARE, MARGIN, step_gains
+from service.scheduler import Entry, Queues, Situation, by_start, expired, largest_batch, seconds_until
 
-LEAVES = 4
+TREE = Tree((1, 2, 2))
+LEAVES = TREE.leaves
 NOW = 50.0
+STEPS = by_start((Segment(leaf) for leaf in range(LEAVES)), LEAVES)
+WIDE = by_start(TREE.segments(), LEAVES)
 
 
 class Linear:
-    """A machine with a fixed cost and a cost per image; step n takes 1 / (n + 1) of step 0."""
+    """A machine with a fixed cost and a cost per image and leaf; step n takes 1 / (n + 1) of step 0."""
 
-    def __init__(self, fixed: float = 1.0, each: float = 0.5, stray: float = 1.5) -> None:
-        self.fixed, self.each, self.stray = fixed, each, stray
+    def __init__(self, fixed: float = 1.0, each: float = 0.5, straggle: float = 1.0) -> None:
+        self.fixed, self.each, self.straggle = fixed, each, straggle
 
     def expected(self, segment: Segment, batch: int) -> float:
-        return (self.fixed + self.each * batch) / (segment.start + 1)
-
-    def quantile(self, segment: Segment, batch: int) -> float:
-        return self.stray * self.expected(segment, batch)
+        return (self.fixed + self.each * batch * segment.width) / (segment.start + 1)
 
 
 def figures(accuracy: list[float], flops: list[int] | None = None) -> list[EnsembleFigures]:
@@ -46,12 +47,20 @@ def filled(*sizes_and_slacks: tuple[int, float]) -> Queues:
 
 
 def situation(queues: Queues, **changes: object) -> Situation:
-    usual = {"costs": Linear(), "now": NOW, "max_batch": 4, "free_slots": 3, "steps_run": 1}
+    usual = {
+        "segments": STEPS,
+        "costs": Linear(),
+        "now": NOW,
+        "max_batch": 4,
+        "free_slots": 3,
+        "steps_run": 1,
+        "admitted": 0,
+    }
     return Situation(queues=queues, **{**usual, **changes})  # type: ignore[arg-type]
 
 
 waiting_lists = st.lists(st.tuples(st.integers(0, LEAVES - 1), st.sampled_from([0.2, 1, 2, 3, 5, 9, inf])), max_size=14)
-machines = st.builds(Linear, st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([0.1, 0.5, 1.0]), st.just(1.5))
+machines = st.builds(Linear, st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([0.1, 0.5, 1.0]))
 
 
 @given(waiting_lists, machines, st.integers(1, 6))
@@ -59,11 +68,11 @@ def test_a_batch_makes_all_its_deadlines_and_none_larger_could(
     requests: list[tuple[int, float]], costs: Linear, limit: int
 ) -> None:
     queue, segment = filled(*((0, slack) for _, slack in requests))[0], Segment(0)
-    batch = largest_batch(queue, segment, costs, NOW, limit)
+    batch = largest_batch(queue, lambda size: costs.expected(segment, size), NOW, limit)
     assert len(batch) <= limit
-    assert all(entry.deadline >= NOW + costs.quantile(segment, len(batch)) for entry in batch)
+    assert all(entry.deadline >= NOW + costs.expected(segment, len(batch)) for entry in batch)
     for size in range(len(batch) + 1, limit + 1):
-        assert sum(entry.deadline >= NOW + costs.quantile(segment, size) for entry in queue) < size
+        assert sum(entry.deadline >= NOW + costs.expected(segment, size) for entry in queue) < size
 
 
 @given(waiting_lists, machines)
@@ -71,18 +80,36 @@ def test_only_who_cannot_take_the_next_step_alone_is_expired(requests: list[tupl
     queues = filled(*requests)
     late = expired(queues, costs, NOW)
     for number, (size, slack) in enumerate(requests):
-        assert (Entry(NOW + slack, number) in late) == (slack < costs.quantile(Segment(size), 1))
+        assert (Entry(NOW + slack, number) in late) == (slack < costs.expected(Segment(size), 1))
 
 
-@given(waiting_lists, machines, st.integers(1, 5), st.integers(0, 3), st.integers(0, 2 * FAIR_SHARE))
-def test_whatever_the_policy_decides_can_be_run_in_time(
-    requests: list[tuple[int, float]], costs: Linear, max_batch: int, free_slots: int, steps_run: int
+@given(
+    st.lists(st.tuples(st.integers(0, LEAVES - 1), st.sampled_from([0.2, 1, 2, 3, 5, 9, inf])), max_size=14),
+    st.lists(st.integers(1, LEAVES), min_size=14, max_size=14),
+    machines,
+    st.sampled_from([STEPS, WIDE]),
+    st.integers(1, 5),
+    st.integers(0, 3),
+    st.integers(0, 2 * FAIR_SHARE),
+)
+def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
+    requests: list[tuple[int, float]],
+    limits: list[int],
+    costs: Linear,
+    segments: Sequence[Sequence[Segment]],
+    max_batch: int,
+    free_slots: int,
+    steps_run: int,
 ) -> None:
-    queues = filled(*requests)
+    queues = Queues(LEAVES)
+    for number, ((size, slack), limit) in enumerate(zip(requests, limits, strict=False)):
+        queues.add(size, Entry(NOW + slack, number, max(limit, size + 1)))
     for entry in expired(queues, costs, NOW):
         queues.remove(next(size for size in range(LEAVES) if entry in queues[size]), entry)
     decision = Anytime(TABLE)(
-        situation(queues, costs=costs, max_batch=max_batch, free_slots=free_slots, steps_run=steps_run)
+        situation(
+            queues, segments=segments, costs=costs, max_batch=max_batch, free_slots=free_slots, steps_run=steps_run
+        )
     )
     if decision is None:
         assert all(not queues[size] for size in range(1, LEAVES))
@@ -92,7 +119,47 @@ def test_whatever_the_policy_decides_can_be_run_in_time(
     assert 1 <= batch <= (max_batch if segment.start else min(max_batch, free_slots))
     assert len(set(decision.entries)) == batch
     assert set(decision.entries) <= set(queues[segment.start])
-    assert all(entry.deadline >= NOW + costs.quantile(segment, batch) for entry in decision.entries)
+    assert segment in segments[segment.start]
+    assert all(entry.limit >= segment.stop for entry in decision.entries)
+    assert all(entry.deadline >= NOW + costs.expected(segment, batch) for entry in decision.entries)
+
+
+def widest(slack: float, **machine: float) -> int:
+    """How many leaves two requests, the more urgent with this slack, get at once."""
+    costs = Linear(**({"fixed": 4.0, "each": 0.25} | machine))
+    decision = Anytime(TABLE)(situation(filled((0, slack), (0, 50), (1, 50)), segments=WIDE, costs=costs))
+    assert decision is not None
+    assert decision.segment.start == 0
+    assert len(decision.entries) == 2
+    return decision.segment.width
+
+
+def test_first_answers_are_as_deep_as_leaves_time_for_another_first_leaf() -> None:
+    assert [widest(MARGIN * (4.5 + 4 + leaves / 2)) for leaves in (1, 2, 4)] == [1, 2, 4]
+    assert [widest(MARGIN * (4.5 + 4 + leaves / 2) - 0.1) for leaves in (2, 4)] == [1, 2]
+
+
+def test_first_answers_are_no_deeper_than_one_leaf_where_width_saves_nothing() -> None:
+    assert widest(40, fixed=0.1, each=0.5) == 1
+
+
+def test_where_steps_straggle_less_is_run_at_a_time() -> None:
+    assert [widest(MARGIN * (4.5 + 4 + 2), straggle=straggle) for straggle in (1.0, 1.1, 4.0)] == [4, 2, 1]
+
+
+def test_without_a_deadline_segments_are_as_wide_as_pays() -> None:
+    for fixed, width in ((0.0, 1), (4.0, LEAVES)):
+        decision = Anytime(TABLE)(situation(filled((0, inf)), segments=WIDE, costs=Linear(fixed=fixed)))
+        assert decision is not None
+        assert decision.segment == Segment(0, width)
+
+
+@pytest.mark.parametrize(("slack", "width"), [(2.1, 2), (1.9, 1), (inf, 2)])
+def test_refinements_are_wide_where_a_leaf_is_cheaper_so_and_the_slack_allows_it(slack: float, width: int) -> None:
+    costs = Linear(fixed=5.0, each=0.5)  # two leaves from size 2 on take 2 for one request, one takes 1.83
+    decision = Anytime(TABLE)(situation(filled((2, slack)), segments=WIDE, costs=costs))
+    assert decision is not None
+    assert decision.segment == Segment(2, width)
 
 
 def test_first_answers_come_first() -> None:
@@ -103,7 +170,7 @@ def test_first_answers_come_first() -> None:
 
 def test_then_the_step_that_gains_most_per_second() -> None:
     queues = filled((1, 50), (2, 50), (3, 50))
-    decision = Anytime(figures([0.6, 0.61, 0.70, 0.71]))(situation(queues, costs=Linear(stray=1.0)))
+    decision = Anytime(figures([0.6, 0.61, 0.70, 0.71]))(situation(queues, costs=Linear()))
     assert decision is not None
     assert decision.segment == Segment(2), "the third leaf gains most, and it costs less than the second"
 
@@ -120,12 +187,12 @@ def test_a_batch_with_a_given_member_makes_all_its_deadlines_too(
 ) -> None:
     queue, segment = filled((0, 9), *((0, slack) for _, slack in requests))[0], Segment(0)
     member = data.draw(st.sampled_from(queue))
-    batch = largest_batch(queue, segment, costs, NOW, limit, member=member)
-    assert (member in batch) == (member.deadline >= NOW + costs.quantile(segment, 1))
+    batch = largest_batch(queue, lambda size: costs.expected(segment, size), NOW, limit, member=member)
+    assert (member in batch) == (member.deadline >= NOW + costs.expected(segment, 1))
     assert len(batch) <= limit
     assert len(set(batch)) == len(batch)
     assert set(batch) <= set(queue)
-    assert all(entry.deadline >= NOW + costs.quantile(segment, len(batch)) for entry in batch)
+    assert all(entry.deadline >= NOW + costs.expected(segment, len(batch)) for entry in batch)
 
 
 @pytest.mark.parametrize("deadline", [inf, NOW + 30_000], ids=["none", "far"])

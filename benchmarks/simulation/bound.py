@@ -1,0 +1,98 @@
+"""The clairvoyant bound: goodput that no scheduler of one machine can exceed on a given load.
+
+What it bounds: the sum over the offered requests of the expected accuracy of their answers at their deadlines, for any
+schedule of the machine's segments in batches, even one that knows all arrivals and deadlines beforehand, without
+faults. (It knows the accuracy per ensemble size, not which image is right at which: single draws scatter around it.)
+
+How: a request at ensemble size n has taken part in segments that lead from 0 to n. A segment that serves a request in
+time lies inside its window [arrival, deadline], so it is no longer than that. Charge each of the b
+requests of a batch 1/b of its seconds, at the best b among those whose batch is short enough: no request gets to n for
+less than c(n), the cheapest route at these prices. So every schedule is also one of a relaxed problem: one processor,
+divisible work, any preemption, request i gets work x_i in its window, worth g_i(x_i), where g_i is the least concave
+function above (0, 0) and the points (c(n), accuracy(n)) of the sizes that the request, alone on the machine, could
+reach in its window. Requests that could reach equally deep share c and g, for the longest of their windows.
+
+The relaxed problem is solved exactly. The work vectors that one processor can do form a polymatroid, so for separable
+concave worth the greedy is optimal: for each slope that occurs, steepest first, cap every x_i where g_i gets flatter
+than it and find the most work W in total, which earliest-deadline-first does. The bound is the sum over the slopes of
+slope x (W here - W one slope before).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.simulation.load import Load
+from benchmarks.simulation.machine import Machine
+
+__all__ = ["best_goodput", "most_work"]
+
+ROUNDING = 1e-9
+"""An instant in float64 may be off by so much of a window; the bound gives it away."""
+
+
+def best_goodput(machine: Machine, load: Load, accuracy: Sequence[float]) -> float:
+    """An upper bound on correct and on time / offered; `accuracy[n]` at ensemble size n = 0..N, `accuracy[0]` = 0."""
+    windows = (load.deadlines - load.arrivals) * (1 + ROUNDING)
+    alone = np.minimum.accumulate(machine.route_seconds(1)[::-1])[::-1]
+    deepest = np.searchsorted(alone, windows, side="right") - 1  # sizes that a request alone can reach in its window
+    pieces: dict[int, list[tuple[float, float]]] = {}
+    for size in np.unique(deepest).tolist():
+        prices = _prices(machine, float(windows[deepest == size].max()))
+        pieces[size] = _hull(prices[: size + 1], accuracy)
+    total, done = 0.0, 0.0
+    caps = np.zeros(len(windows))
+    for slope in sorted({slope for hull in pieces.values() for _, slope in hull}, reverse=True):
+        for size, hull in pieces.items():
+            caps[deepest == size] = max((end for end, own in hull if own >= slope), default=0.0)
+        work = most_work(load, caps)
+        total += slope * (work - done)
+        done = work
+    return total / len(windows)
+
+
+def most_work(load: Load, caps: NDArray[np.float64]) -> float:
+    """The most seconds that one processor can work on these requests, each inside its window and up to its cap."""
+    arrivals, deadlines = load.arrivals.tolist(), load.deadlines.tolist()
+    pending: list[tuple[float, float]] = []  # deadline, work left
+    now = done = 0.0
+    for arrival, deadline, cap in zip([*arrivals, float("inf")], [*deadlines, 0.0], [*caps.tolist(), 0.0], strict=True):
+        while pending and now < arrival:
+            due, left = heappop(pending)
+            seconds = min(left, due - now, arrival - now)
+            if seconds > 0:
+                now += seconds
+                done += seconds
+                if left > seconds:
+                    heappush(pending, (due, left - seconds))
+        now = max(now, arrival)
+        heappush(pending, (deadline, cap))
+    return done
+
+
+def _prices(machine: Machine, longest: float) -> NDArray[np.float64]:
+    """The least work (seconds) that takes a request to size 0..N, sharing batches of at most `longest` seconds."""
+    cost = [0.0] + [float("inf")] * machine.tree.leaves
+    for segment in sorted(machine.seconds):
+        shared = [taken / b for b, taken in enumerate(machine.seconds[segment]) if b and taken <= longest]
+        cost[segment.stop] = min(cost[segment.stop], cost[segment.start] + min(shared, default=float("inf")))
+    return np.asarray(cost)
+
+
+def _hull(prices: NDArray[np.float64], accuracy: Sequence[float]) -> list[tuple[float, float]]:
+    """The rising part of the least concave function above the points: where each piece ends, and its slope."""
+    at = 0
+    pieces: list[tuple[float, float]] = []
+    while True:
+        further = [n for n in range(len(prices)) if np.isfinite(prices[n]) and accuracy[n] > accuracy[at]]
+        # Deeper never costs less than nothing: a size that is better and cheaper would already be on the hull.
+        slopes = {n: (accuracy[n] - accuracy[at]) / (prices[n] - prices[at]) for n in further if prices[n] > prices[at]}
+        if not slopes:
+            return pieces
+        best = max(slopes, key=lambda n: (slopes[n], prices[n]))
+        pieces.append((float(prices[best]), float(slopes[best])))
+        at = best

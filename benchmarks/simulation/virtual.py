@@ -1,0 +1,123 @@
+"""The engine's loop on virtual time: its ledger, queues, profile and policy. Only the computation takes no time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.simulation.load import Load
+from benchmarks.simulation.machine import Faults, Machine
+from model_core.tree import Segment
+from service.errors import DeadlineMissedError
+from service.ledger import Ledger, Request
+from service.request import Budget, Refinement, StopReason, Ticket, Update
+from service.scheduler import Policy, Situation, by_start, expired
+from service.slots import SlotPool
+from service.state import EngineSettings
+
+__all__ = ["Run", "simulate"]
+
+DRAWS = 4096
+"""Fault factors drawn at a time."""
+_NOTHING = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What became of the requests."""
+
+    sizes: NDArray[np.int64]
+    """(R,) the ensemble size of each answer at its deadline; 0 for none."""
+    batches: int
+    """Segments that ran."""
+    busy: float
+    """Seconds that they took."""
+    straggle: float
+    """The straggler factor that the profile held at the end."""
+
+
+def simulate(
+    machine: Machine,
+    load: Load,
+    policy: Policy,
+    *,
+    flops: Sequence[int],
+    limits: EngineSettings,
+    faults: Faults,
+    random: np.random.Generator,
+) -> Run:
+    """Serve a load. An answer is what its request holds at its deadline: a segment that ends later adds nothing.
+
+    `flops` are those of ensemble sizes 0..N. Only the slots and the waiting places of `limits` matter, the largest
+    batch is the machine's.
+    """
+    tree, profile = machine.tree, machine.profile()
+    pool = SlotPool(limits.max_active, {}, classes=0)
+    ledger = Ledger(flops, pool)
+    segments = by_start(machine.seconds, tree.leaves)
+    arrivals, deadlines = load.arrivals.tolist(), load.deadlines.tolist()
+    sizes = [0] * len(arrivals)
+    offered: list[int] = []  # the request behind each ticket
+    factors: list[float] = []
+    now, arrived, batches, busy = 0.0, 0, 0, 0.0
+
+    def advance(request: Request, stop: int, next_end: float) -> None:
+        if now <= request.entry.deadline:
+            sizes[offered[request.ticket.number]] = stop
+        refinement = Refinement(
+            ensemble_size=stop,
+            flops=flops[stop],
+            probabilities=_NOTHING,
+            stop_reason=request.stop_reason(stop, 0.0, next_end),
+            started_at=request.started_at,
+            first_at=now,
+            at=now,
+        )
+        ledger.advance(request, refinement)
+
+    while True:
+        while arrived < len(arrivals) and arrivals[arrived] <= now:
+            if len(ledger.queues[0]) < limits.max_waiting:
+                ledger.admit(_NOTHING, Budget(deadline=deadlines[arrived]), _unheard, arrivals[arrived])
+                offered.append(arrived)
+            arrived += 1
+        for entry in expired(ledger.queues, profile, now):
+            ledger.end(ledger.of(entry), StopReason.DEADLINE, _MISSED, now)
+        situation = Situation(
+            queues=ledger.queues,
+            segments=segments,
+            costs=profile,
+            now=now,
+            max_batch=machine.max_batch,
+            free_slots=pool.available,
+            steps_run=batches,
+            admitted=ledger.admitted,
+        )
+        decision = policy(situation) if ledger.queues else None
+        if decision is None:
+            if arrived == len(arrivals):
+                break
+            now = arrivals[arrived]
+            continue
+        batch = ledger.begin(decision, now)
+        count, segment = len(batch.requests), batch.segment
+        factors = factors or faults.factors(random, DRAWS)
+        seconds = machine.seconds[segment][count] * factors.pop()
+        now += seconds
+        busy += seconds
+        batches += 1
+        profile.observe(segment, count, seconds)
+        next_end = now + profile.expected(Segment(segment.stop), 1) if segment.stop < tree.leaves else now
+        for _, request in ledger.release(batch):
+            advance(request, segment.stop, next_end)
+    return Run(sizes=np.asarray(sizes), batches=batches, busy=busy, straggle=profile.straggle)
+
+
+def _unheard(updates: Sequence[tuple[Ticket, Update]]) -> None:
+    """The simulation reads what it needs from the ledger."""
+
+
+_MISSED = DeadlineMissedError()

@@ -1,0 +1,88 @@
+"""The clairvoyant bound against everything that could be done, on instances small enough to try it all."""
+
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.simulation.bound import best_goodput, most_work
+from benchmarks.simulation.load import Load
+from benchmarks.simulation.machine import Machine
+from model_core.tree import Segment, Tree
+
+windows = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 7)), min_size=1, max_size=4)
+seconds = st.lists(st.integers(1, 5), min_size=3, max_size=3).map(sorted)
+
+
+def load_of(requests: list[tuple[int, int]]) -> Load:
+    arrivals, slacks = np.array(sorted(requests), dtype=np.float64).T
+    return Load(arrivals=arrivals, deadlines=arrivals + slacks)
+
+
+def best_by_trying(machine: Machine, load: Load, accuracy: tuple[float, ...]) -> float:
+    """The most expected right answers of any schedule: every segment, every batch, and waiting, at every instant."""
+    arrivals, deadlines = load.arrivals.tolist(), load.deadlines.tolist()
+
+    @cache
+    def best(now: float, sizes: tuple[int, ...]) -> float:
+        later = [arrival for arrival in arrivals if arrival > now]
+        most = best(min(later), sizes) if later else 0.0
+        for segment, taken in machine.seconds.items():
+            able = [i for i, size in enumerate(sizes) if size == segment.start and arrivals[i] <= now]
+            for count in range(1, min(len(able), machine.max_batch) + 1):
+                end = now + taken[count]
+                for batch in combinations(able, count):
+                    after, gain = list(sizes), 0.0
+                    for i in batch:
+                        after[i] = segment.stop
+                        if end <= deadlines[i]:
+                            gain += accuracy[segment.stop] - accuracy[segment.start]
+                    if gain > 0:
+                        most = max(most, gain + best(end, tuple(after)))
+        return most
+
+    return best(0.0, (0,) * len(arrivals))
+
+
+@settings(max_examples=80, deadline=None)
+@given(windows, seconds, seconds, seconds, st.tuples(st.floats(0.1, 0.8), st.floats(0, 0.2)))
+def test_no_schedule_beats_the_bound(
+    requests: list[tuple[int, int]], first: list[int], second: list[int], both: list[int], gains: tuple[float, float]
+) -> None:
+    timings = {Segment(0): first, Segment(1): second, Segment(0, 2): both}
+    machine = Machine(name="tiny", tree=Tree((1, 2)), seconds={s: [0.0, *map(float, t)] for s, t in timings.items()})
+    accuracy = (0.0, gains[0], gains[0] + gains[1])
+    load = load_of(requests)
+    found = best_by_trying(machine, load, accuracy) / len(requests)
+    assert found <= best_goodput(machine, load, accuracy) + 1e-9
+
+
+@given(windows, st.lists(st.integers(0, 4), min_size=4, max_size=4))
+def test_the_most_work_is_the_least_cut(requests: list[tuple[int, int]], caps: list[int]) -> None:
+    load = load_of(requests)
+    limits = np.array(caps[: len(requests)], dtype=np.float64)
+    cuts = []
+    for count in range(len(requests) + 1):
+        for chosen in combinations(range(len(requests)), count):
+            covered = {
+                second for i in chosen for second in range(int(load.arrivals[i]), int(load.deadlines[i]))
+            }  # one processor does at most this for the chosen, and at most the caps of the others
+            cuts.append(len(covered) + limits[[i for i in range(len(requests)) if i not in chosen]].sum())
+    assert most_work(load, limits) == pytest.approx(min(cuts))
+
+
+def test_the_bound_is_reached_where_nothing_is_lost() -> None:
+    machine = Machine(
+        name="tiny",
+        tree=Tree((1, 2)),
+        seconds={Segment(0): [0, 2, 3], Segment(1): [0, 1, 1], Segment(0, 2): [0, 3, 4]},
+    )
+    accuracy = (0.0, 0.6, 0.8)
+    assert best_goodput(machine, load_of([(0, 3)]), accuracy) == pytest.approx(0.8)
+    assert best_goodput(machine, load_of([(0, 2)]), accuracy) == pytest.approx(0.6), "the second leaf does not fit"
+    assert best_goodput(machine, load_of([(0, 1)]), accuracy) == 0
+    assert best_goodput(machine, load_of([(0, 4), (0, 4)]), accuracy) == pytest.approx(0.8)
+    assert best_goodput(machine, load_of([(0, 3), (0, 3)]), accuracy) == pytest.approx(0.6)
