@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-__all__ = ["Client", "Outcome", "arguments", "labelled_images", "machine", "percentile", "run", "write_report"]
+__all__ = [
+    "Client",
+    "Outcome",
+    "arguments",
+    "labelled_images",
+    "machine",
+    "percentile",
+    "print_table",
+    "run",
+    "write_report",
+]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 LIBRARIES = {"fastapi", "hne-serve", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "uvicorn"}
@@ -113,13 +123,8 @@ def write_report(
     columns: Sequence[str] | None = None,
     **how: Any,
 ) -> None:
-    """Print the rows (of all their columns, unless some are named) as a table and write them, with how they came about,
-    as JSON.
-    """
-    widths = {name: max(len(name), *(len(_cell(row[name])) for row in rows)) for name in columns or rows[0]}
-    print("  ".join(name.rjust(width) for name, width in widths.items()))
-    for row in rows:
-        print("  ".join(_cell(row[name]).rjust(width) for name, width in widths.items()))
+    """Print the rows as a table and write them, with how they came about, as JSON."""
+    print_table(rows, columns)
     report = {
         "benchmark": benchmark,
         "model": {name: card[name] for name in ("name", "version", "sha256", "runner")},
@@ -130,6 +135,14 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")
+
+
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """All columns, unless some are named."""
+    widths = {name: max(len(name), *(len(_cell(row[name])) for row in rows)) for name in columns or rows[0]}
+    print("  ".join(name.rjust(width) for name, width in widths.items()))
+    for row in rows:
+        print("  ".join(_cell(row[name]).rjust(width) for name, width in widths.items()))
 
 
 def percentile(values: Sequence[float], fraction: float) -> float:

@@ -28,6 +28,8 @@ class Reply:
     label: str
     ensemble_size: int = 1
     flops: int = 0
+    cut: bool = False
+    """The deadline ended it before it was as deep as it was to be."""
 
 
 class Dialect(Protocol):
@@ -67,8 +69,12 @@ class Predict:
     def reply(self, body: bytes) -> Reply:
         """See `Dialect`."""
         answer = json.loads(body)
-        label = answer["predictions"][0]["label"]
-        return Reply(label=label, ensemble_size=answer["ensemble_size"], flops=answer["flops"])
+        return Reply(
+            label=answer["predictions"][0]["label"],
+            ensemble_size=answer["ensemble_size"],
+            flops=answer["flops"],
+            cut=answer["stop_reason"] == "deadline",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

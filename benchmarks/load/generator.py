@@ -13,7 +13,7 @@ import gc
 import signal
 import time
 from collections.abc import Sequence
-from math import nan
+from math import inf, nan
 
 import aiohttp
 
@@ -21,7 +21,7 @@ from benchmarks.load.dialects import Ask, Dialect
 from benchmarks.load.outcomes import ANSWERED, LOST, Outcome
 from benchmarks.load.plan import Plan
 
-__all__ = ["PATIENCE", "offer"]
+__all__ = ["PATIENCE", "closed_loop", "offer"]
 
 PATIENCE = 10.0
 """Seconds to wait for an answer at most; after that the request is lost."""
@@ -40,15 +40,17 @@ def offer(
     dialect: Dialect,
     *,
     patience: float = PATIENCE,
+    start: float | None = None,
 ) -> list[Outcome]:
     """Send the plan's requests; `images` are class names with encoded images. To be called on the main thread.
 
+    The plan starts at the instant `start` of `time.perf_counter`; if unset, as soon as all is prepared.
     Returns one outcome per request, in the plan's order.
     """
     asks = [
         dialect.ask(images[image][1], deadline) for image, deadline in zip(plan.images, plan.deadlines, strict=True)
     ]
-    run = _Run(plan, asks, dialect.first_prediction, patience)
+    run = _Run(plan, asks, dialect.first_prediction, patience, start)
     gc.collect()
     gc.disable()  # a collection in between would hold back what is due
     try:
@@ -58,15 +60,58 @@ def offer(
     return [run.outcome(index, dialect, images[image][0]) for index, image in enumerate(plan.images)]
 
 
+def closed_loop(
+    url: str, images: Sequence[tuple[str, bytes]], dialect: Dialect, *, clients: int, seconds: float
+) -> list[float]:
+    """The latencies (seconds) of so many clients without deadlines, each sending its next when it has its answer.
+
+    `clients / mean(latencies)` is what the server carries. Raises SystemExit if an answer is no prediction.
+    """
+    asks = [dialect.ask(image, inf) for _, image in images]
+    latencies: list[float] = []
+
+    async def client(session: aiohttp.ClientSession, number: int) -> None:
+        stop, sent = time.perf_counter() + seconds, number
+        while time.perf_counter() < stop:
+            ask = asks[sent % len(asks)]
+            started = time.perf_counter()
+            async with session.post(ask.path, data=ask.body, headers=ask.headers) as response:
+                body = await response.read()
+            latencies.append(time.perf_counter() - started)
+            if response.status != ANSWERED:
+                raise SystemExit(f"{url}{ask.path} answers {response.status}: {body[:200]!r}")
+            sent += clients
+
+    async def all_clients() -> None:
+        async with _session(url, PATIENCE) as session:
+            await asyncio.gather(*(client(session, number) for number in range(clients)))
+
+    asyncio.run(all_clients())
+    return latencies
+
+
+def _session(url: str, patience: float) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        url,
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
+        timeout=aiohttp.ClientTimeout(total=patience),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
 class _Run:
     """Instants, statuses and bodies of one run."""
 
-    def __init__(self, plan: Plan, asks: Sequence[Ask], first_prediction: bytes | None, patience: float) -> None:
+    def __init__(
+        self, plan: Plan, asks: Sequence[Ask], first_prediction: bytes | None, patience: float, start: float | None
+    ) -> None:
         self._plan = plan
         self._arrivals: list[float] = plan.arrivals.tolist()
         self._asks = asks
         self._first_prediction = first_prediction
         self._patience = patience
+        self._start = start
         self._sent, self._answered, self._first = ([nan] * len(asks) for _ in range(3))
         self._statuses = [LOST] * len(asks)
         self._bodies = [b""] * len(asks)
@@ -75,12 +120,8 @@ class _Run:
         loop = asyncio.get_running_loop()
         tasks: list[asyncio.Task[None]] = []
         all_sent = asyncio.Event()
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
-        timeout = aiohttp.ClientTimeout(total=self._patience)
-        async with aiohttp.ClientSession(
-            url, connector=connector, timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
-        ) as session:
-            self._start = time.perf_counter() + LEAD
+        async with _session(url, self._patience) as session:
+            self._zero = time.perf_counter() + LEAD if self._start is None else self._start
 
             def send_due() -> None:
                 now = self._now()
@@ -122,15 +163,14 @@ class _Run:
                 self._first[index] = self._now()
 
     def _now(self) -> float:
-        return time.perf_counter() - self._start
+        return time.perf_counter() - self._zero
 
     def outcome(self, index: int, dialect: Dialect, label: str) -> Outcome:
         """What came of a request for an image of class `label`."""
-        status, size, flops, correct = self._statuses[index], 0, 0, False
+        status, reply = self._statuses[index], None
         if status == ANSWERED:
             try:
                 reply = dialect.reply(self._bodies[index])
-                size, flops, correct = reply.ensemble_size, reply.flops, reply.label == label
             except (ValueError, LookupError):
                 status = BROKEN
         return Outcome(
@@ -140,7 +180,8 @@ class _Run:
             deadline=float(self._plan.deadlines[index]),
             status=status,
             first=self._first[index],
-            ensemble_size=size,
-            flops=flops,
-            correct=correct,
+            ensemble_size=reply.ensemble_size if reply else 0,
+            flops=reply.flops if reply else 0,
+            correct=reply is not None and reply.label == label,
+            cut=reply is not None and reply.cut,
         )

@@ -20,6 +20,8 @@ __all__ = ["ANSWERED", "LOST", "MISSED", "REFUSED", "Outcome", "summary", "time_
 ANSWERED, REFUSED, MISSED, LOST = 200, 503, 504, 0
 """Statuses, as HTTP has them; 0: no answer at all (connection broken, or given up waiting)."""
 
+ROUNDING = 1e-9
+"""Seconds by which the sum and the difference of instants may miss."""
 LAG_SHARE = 0.1
 """A send is late if it is behind by more than this share of its deadline; `LAG_SECONDS` where it has none."""
 LAG_SECONDS = 0.01
@@ -43,6 +45,8 @@ class Outcome:
     ensemble_size: int = 0
     flops: int = 0
     correct: bool = False
+    cut: bool = False
+    """The deadline ended it: a system without partial answers would have had none."""
 
     @property
     def latency(self) -> float:
@@ -57,7 +61,13 @@ class Outcome:
     @property
     def on_time(self) -> bool:
         """There is a prediction by the deadline."""
-        return self.delivered and self.latency <= self.deadline
+        return self.delivered and not self.overrun
+
+    @property
+    def overrun(self) -> float:
+        """How much later than the deadline it was answered."""
+        late = self.latency - self.deadline
+        return late if late > ROUNDING else 0.0
 
     @property
     def good(self) -> bool:
@@ -78,13 +88,14 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
     statuses = Counter(outcome.status for outcome in outcomes)
     latencies = [outcome.latency for outcome in delivered]
     firsts = [outcome.first - outcome.intended for outcome in delivered if outcome.first == outcome.first]
-    overruns = [max(outcome.latency - outcome.deadline, 0.0) for outcome in delivered]
+    overruns = [outcome.overrun for outcome in delivered]
     lags = [outcome.sent - outcome.intended for outcome in outcomes]
     behind = sum(lag > _tolerable(outcome) for lag, outcome in zip(lags, outcomes, strict=True))
     return {
         "offered": offered,
         "offered/s": offered / seconds,
         "goodput": sum(outcome.good for outcome in outcomes) / offered,
+        "whole goodput": sum(outcome.good and not outcome.cut for outcome in outcomes) / offered,
         "attainment": sum(outcome.on_time for outcome in outcomes) / offered,
         "delivered": len(delivered),
         "refused": statuses[REFUSED],
@@ -99,6 +110,7 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
         "p99 ms": _ms(latencies, 0.99),
         "first p50 ms": _ms(firsts, 0.5),
         "first p99 ms": _ms(firsts, 0.99),
+        "overrun p99 ms": _ms(overruns, 0.99),
         "overrun p99.9 ms": _ms(overruns, 0.999),
         "overrun max ms": _ms(overruns, 1.0),
         "mean size": mean(outcome.ensemble_size for outcome in delivered) if delivered else 0.0,

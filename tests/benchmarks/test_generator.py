@@ -1,6 +1,5 @@
 """The generator against a real server, and against none."""
 
-import io
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks.client import Client
 from benchmarks.load.dialects import Ask, Predict, PredictStream
@@ -24,17 +22,8 @@ def url(tiny_package: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def images() -> list[tuple[str, bytes]]:
-    random = np.random.default_rng(3)
-    files = [io.BytesIO() for _ in range(4)]
-    for file in files:
-        Image.fromarray(random.integers(0, 256, (40, 40, 3), np.uint8)).save(file, "JPEG")
-    return [(f"class {index}", file.getvalue()) for index, file in enumerate(files)]
-
-
 def plan(deadline: float = np.inf) -> Plan:
-    return draw_plan(constant(60.0, 0.5), deadlines=[deadline], images=4, seed=1)
+    return draw_plan(constant(60.0, 0.5), deadlines=[deadline], images=8, seed=1)
 
 
 def test_every_request_has_its_outcome_in_the_order_of_the_plan(url: str, images: list[tuple[str, bytes]]) -> None:
