@@ -102,7 +102,7 @@ def closed_loop(engine: Engine, images: Sequence[Array], outstanding: int, secon
                 places.release()
 
     stop, sent = time.monotonic() + seconds, 0
-    while time.monotonic() < stop or sent < 4 * outstanding:
+    while time.monotonic() < stop or sent < 2 * outstanding + 2:
         places.acquire()
         engine.submit(images[sent % len(images)], Budget(), listen)
         sent += 1
