@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.client import labelled_images, percentile, print_table, run, write_report
+from benchmarks.load.borrowed import Borrowed
 from benchmarks.load.flags import add_local, local_of
 from benchmarks.load.inprocess import closed_loop
 from benchmarks.load.local import Local
@@ -29,8 +30,8 @@ from benchmarks.simulation.machine import gpu_like
 from model_core.tree import Segment
 from service.policies import parse_policy
 from service.profile import Profile
-from service.runners import Array, Runner
-from service.state import EngineSettings
+from service.runners import Array
+from service.runners.base import Rows, batch_of
 
 ACTIVE = 256
 """Requests in the ledger while decisions are timed."""
@@ -39,25 +40,21 @@ ACTIVE = 256
 class Witness:
     """A runner that remembers what it ran."""
 
-    def __init__(self, runner: Runner) -> None:
-        self.name = runner.name
-        self.segments: tuple[Segment, ...] = runner.segments
-        self.shapes: Mapping[int, tuple[int, ...]] = runner.shapes
-        self.max_batch = runner.max_batch
+    def __init__(self, runner: Borrowed) -> None:
+        self.name, self.configuration = runner.name, runner.configuration
+        self.segments, self.max_batch = runner.segments, runner.max_batch
+        self.reserve, self.close = runner.reserve, runner.close
         self.runs: list[tuple[Segment, int]] = []
         self.started = self.ended = 0.0
         self._runner = runner
 
-    def run(self, segment: Segment, x: Array) -> tuple[Array, dict[int, Array]]:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
         """See `Runner.run`."""
         self.started = self.started or time.perf_counter()
-        result = self._runner.run(segment, x)
+        logits = self._runner.run(segment, rows, images)
         self.ended = time.perf_counter()
-        self.runs.append((segment, len(x)))
-        return result
-
-    def close(self) -> None:
-        """The runner behind it serves on."""
+        self.runs.append((segment, batch_of(rows)))
+        return logits
 
     @property
     def leaves(self) -> int:
@@ -66,15 +63,11 @@ class Witness:
 
 
 def bare_seconds(local: Local, runs: Sequence[tuple[Segment, int]]) -> float:
-    """What the runner takes for these, one after the other, on inputs that lie ready."""
-    runner, tree = local.runner, local.tree
-    entries = {segment: tree.entry_block(segment.start) for segment, _ in runs}
-    shapes = {s: runner.shapes[block - 1] if block else local.manifest.spec.input_shape for s, block in entries.items()}
-    generator = np.random.default_rng(0)
-    inputs = {key: generator.standard_normal((key[1], *shapes[key[0]]), np.float32) for key in set(runs)}
+    """What the runner takes for these, one after the other, in neighbouring slots: it has nothing to copy."""
+    images = np.random.default_rng(0).standard_normal((local.max_batch, *local.manifest.spec.input_shape), np.float32)
     started = time.perf_counter()
-    for key in runs:
-        runner.run(key[0], inputs[key])
+    for segment, batch in runs:
+        local.runner.run(segment, slice(0, batch), None if segment.start else images[:batch])
     return time.perf_counter() - started
 
 
@@ -124,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = labelled_images(options.images, options.count, options.seed)
     rows = []
     for batch in options.batches:
-        local = local_of(options, images, EngineSettings(max_batch=batch))
+        local = local_of(options, images, max_batch=batch)
         rows.append(throughput(local, options.policy, seconds=options.seconds, repeats=options.repeats))
     gpu = gpu_like(local.tree, local.manifest.cumulative_flops)
     timed = [

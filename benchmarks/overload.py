@@ -108,7 +108,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid = Grid(**{name: getattr(options, name) for name in (*FULL, "pilot_rhos", "warm_up", "seed")})
     images = labelled_images(options.images, options.count, options.seed)
     system = system_of(options, images)
-    settings = {**asdict(grid), "images": options.count, "model": system.card["sha256"], "url": options.url}
+    settings = {
+        **asdict(grid),
+        "images": options.count,
+        "max_batch": options.max_batch,
+        "model": system.card["sha256"],
+        "url": options.url,
+    }
     journal = Journal(options.output.with_suffix(".jsonl"), settings)
     table = benchmark(system, grid, journal, calibration=options.calibration)
     against = comparison(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.load.dialects import Predict
 from benchmarks.load.local import Local
@@ -12,6 +13,7 @@ from benchmarks.load.remote import Remote
 from benchmarks.load.system import System
 from model_core.errors import ModelError
 from service.errors import ServiceError
+from service.runners.choice import RunnerName
 from service.state import EngineSettings
 
 __all__ = ["add_calibration", "add_local", "add_system", "local_of", "system_of"]
@@ -23,13 +25,14 @@ def add_local(parser: argparse.ArgumentParser, *, images: int = 2000) -> None:
     parser.add_argument("--count", type=int, default=images, help="images to send, drawn evenly from all classes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path, help="package to serve; unset, the shipped one")
-    parser.add_argument("--runner", choices=["auto", "cpu", "cuda"], default="auto", help="what computes the steps")
+    parser.add_argument("--runner", choices=get_args(RunnerName), default="auto", help="what computes the steps")
     parser.add_argument("--threads", type=int, help="CPU threads that compute a step; unset, one per core")
 
 
 def add_system(parser: argparse.ArgumentParser) -> None:
     """Flags of an engine in this process or of a server that runs."""
     add_local(parser)
+    parser.add_argument("--max-batch", type=int, default=EngineSettings().max_batch, help="requests that share a step")
     parser.add_argument("--url", help="a running server, which knows its own model, runner and policy")
     add_calibration(parser)
 
@@ -41,13 +44,15 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def local_of(
-    options: argparse.Namespace, images: Sequence[tuple[str, bytes]], limits: EngineSettings | None = None
-) -> Local:
+def local_of(options: argparse.Namespace, images: Sequence[tuple[str, bytes]], *, max_batch: int) -> Local:
     """The engine that the flags name, in this process."""
     try:
         return Local(
-            options.model, images, limits=limits or EngineSettings(), threads=options.threads, runner=options.runner
+            options.model,
+            images,
+            limits=EngineSettings(max_batch=max_batch),
+            threads=options.threads,
+            runner=options.runner,
         )
     except (ModelError, ServiceError) as error:
         raise SystemExit(f"the model cannot be served: {error}") from error
@@ -55,4 +60,6 @@ def local_of(
 
 def system_of(options: argparse.Namespace, images: Sequence[tuple[str, bytes]]) -> System:
     """The system that the flags name."""
-    return Remote(options.url, images, Predict(options="top_k=1")) if options.url else local_of(options, images)
+    if options.url:
+        return Remote(options.url, images, Predict(options="top_k=1"))
+    return local_of(options, images, max_batch=options.max_batch)

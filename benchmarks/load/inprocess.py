@@ -21,7 +21,7 @@ from service.errors import QueueFullError
 from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.runners import Array
 
-__all__ = ["closed_loop", "offer_to"]
+__all__ = ["answer_by", "closed_loop", "offer_to"]
 
 LEAD = 0.01
 """Seconds before the plan starts."""
@@ -71,7 +71,7 @@ def offer_to(
         told[number].append((at, update))
     outcomes = []
     for index, (ticket, image) in enumerate(zip(tickets, plan.images, strict=True)):
-        status, answered, refinement, first = _answer(told[ticket], due[index]) if ticket is not None else _REFUSED
+        status, answered, refinement, first = answer_by(told[ticket], due[index]) if ticket is not None else _REFUSED
         outcomes.append(
             Outcome(
                 intended=intended[index] - start,
@@ -114,8 +114,8 @@ def closed_loop(engine: Engine, images: Sequence[Array], outstanding: int, secon
 _REFUSED: tuple[int, float, Refinement | None, float] = (REFUSED, nan, None, nan)
 
 
-def _answer(told: Sequence[Heard], due: float) -> tuple[int, float, Refinement | None, float]:
-    """Status, instant, answer and instant of the first prediction of a request that was told this."""
+def answer_by(told: Sequence[Heard], due: float) -> tuple[int, float, Refinement | None, float]:
+    """Status, instant, answer and instant of the first prediction of a request that was told this and is due then."""
     in_time = [(at, update) for at, update in told if at <= due]
     refinements = [(at, update) for at, update in in_time if isinstance(update, Refinement)]
     if refinements:

@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from benchmarks.load.borrowed import Borrowed
 from benchmarks.load.faults import Stragglers
 from benchmarks.load.inprocess import closed_loop, offer_to
 from benchmarks.load.outcomes import Outcome
@@ -23,10 +24,11 @@ from service.images import Decoder
 from service.lifecycle import make_runner
 from service.metrics import Recorder
 from service.policies import parse_policy
-from service.profile import measure_profile
+from service.profile import Profile
 from service.runners import Array, Runner
 from service.settings import Settings
 from service.state import EngineSettings
+from service.timings import measure
 
 __all__ = ["Local"]
 
@@ -47,22 +49,24 @@ class Local:
         threads: int | None = None,
         runner: str = "auto",
     ) -> None:
-        settings = Settings.model_validate({"model": model, "threads": threads, "runner": runner})
+        settings = Settings.model_validate(
+            {"model": model, "threads": threads, "runner": runner, "max_batch": limits.max_batch}
+        )
         self.package = Package.load(settings.package)
         self.manifest = self.package.manifest
         self.tree = self.manifest.spec.tree
         self.limits = limits
         self.images = len(images)
-        self.runner: Runner = make_runner(self.package, settings)
+        self.runner = Borrowed(make_runner(self.package, settings), limits.max_active)
         self.max_batch = min(limits.max_batch, self.runner.max_batch or limits.max_batch)
-        self.profile = measure_profile(
+        timings = measure(
+            self.package,
             self.runner,
-            self.tree,
-            self.manifest.spec.input_shape,
-            max_batch=self.max_batch,
+            max_batch=min(self.max_batch, limits.max_active),
             clock=time.monotonic,
             seconds=limits.profile_seconds,
         )
+        self.profile = Profile(self.tree, timings, max_batch=self.max_batch)
         self._images = _normalised(self.package, settings, images)
 
     @property
@@ -100,10 +104,10 @@ class Local:
 
     @contextmanager
     def engine(self, policy: str, runner: Runner | None = None) -> Iterator[Engine]:
-        """A new engine, started; `runner` may stand before this one's, which serves the next engine too."""
+        """A new engine, started; `runner` may stand before this one's."""
         engine = Engine(
             self.package,
-            runner or Stragglers(self.runner),
+            runner or self.runner,
             settings=self.limits,
             recorder=Recorder(self.package, CollectorRegistry()),
             profile=deepcopy(self.profile),

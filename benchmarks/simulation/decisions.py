@@ -40,7 +40,7 @@ def decision_seconds(
     who all begin alike, are not timed.
     """
     leaves = len(flops) - 1
-    ledger = Ledger(flops, pool := SlotPool(active, {}, classes=0))
+    ledger = Ledger(flops, pool := SlotPool(active, classes=0))
     by_size = by_start(segments, leaves)
     random = np.random.default_rng(seed)
     everyone = sum(profile.expected(steps[0], max_batch) for steps in by_size) * active / max_batch

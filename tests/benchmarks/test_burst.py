@@ -29,8 +29,8 @@ def test_a_size_that_never_fell_is_back_at_once() -> None:
 
 def test_a_burst_is_reported(tiny_package: Path, image_folder: Path, tmp_path: Path) -> None:
     burst.main(
-        f"--model {tiny_package} --images {image_folder} --count 8 --threads 1 --runner cpu --calibration 0.2 "
-        f"--before 1 --burst 0.3 --after 0.5 --repeats 1 --rho 1 --output {tmp_path / 'burst.json'}".split()
+        f"--model {tiny_package} --images {image_folder} --count 8 --threads 1 --runner cpu --max-batch 4 --rho 1 "
+        f"--calibration 0.2 --before 1 --burst 0.3 --after 0.5 --repeats 1 --output {tmp_path / 'burst.json'}".split()
     )
     report = json.loads((tmp_path / "burst.json").read_text())
     (row,) = report["rows"]

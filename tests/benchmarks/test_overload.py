@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     arguments = (
         f"--model {tiny_package} --images {image_folder} --count 8 --threads 1 --runner cpu --rhos 2 8 --cv2s 1 "
         "--slacks 3 --faults 0 0.05 --policies anytime slackfit --margins 1 2 --pilot-rhos 2 --seconds 0.3 --warm-up 0 "
-        f"--repeats 1 --calibration 0.2 --output {tmp_path / 'overload.json'}"
+        f"--repeats 1 --calibration 0.2 --max-batch 4 --output {tmp_path / 'overload.json'}"
     ).split()
     overload.main(arguments)
     assert "4 runs to go" in capsys.readouterr().out
