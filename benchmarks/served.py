@@ -12,7 +12,9 @@ from pathlib import Path
 
 __all__ = ["served"]
 
-READY = re.compile(r"is ready at (http://127\.0\.0\.1:\d+)")
+READY = re.compile(r"is ready at (http://\S+)")
+PATIENCE = 30.0
+"""Seconds that it has to end."""
 
 
 @contextmanager
@@ -32,4 +34,8 @@ def served(package: Path | None, *flags: str) -> Iterator[tuple[str, subprocess.
                 raise SystemExit("the server did not start; what it said is above")
             yield ready[1], process
         finally:
-            process.kill()
+            process.terminate()  # not killed: it ends its own processes
+            try:
+                process.wait(PATIENCE)
+            finally:
+                process.kill()

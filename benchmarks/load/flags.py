@@ -13,7 +13,7 @@ from benchmarks.load.remote import Remote
 from benchmarks.load.system import System
 from model_core.errors import ModelError
 from service.errors import ServiceError
-from service.runners.choice import RunnerName
+from service.runners.names import RunnerName
 from service.state import EngineSettings
 
 __all__ = ["add_calibration", "add_local", "add_system", "local_of", "system_of"]

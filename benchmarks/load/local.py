@@ -21,7 +21,7 @@ from benchmarks.load.plan import Plan
 from model_core.package import Package
 from service.engine import Engine
 from service.images import Decoder
-from service.lifecycle import make_runner
+from service.local import make_runner
 from service.metrics import Recorder
 from service.policies import parse_policy
 from service.profile import Profile

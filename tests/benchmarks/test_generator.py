@@ -18,7 +18,9 @@ from benchmarks.served import served
 
 @pytest.fixture(scope="module")
 def url(tiny_package: Path) -> Iterator[str]:
-    with served(tiny_package, "--threads", "1", "--profile-seconds", "0.1", "--runner", "cpu") as (url, _):
+    with served(
+        tiny_package, "--threads", "1", "--profile-seconds", "0.1", "--keep-profile", "false", "--runner", "cpu"
+    ) as (url, _):
         yield url
 
 

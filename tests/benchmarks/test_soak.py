@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks import soak
+from benchmarks.load.outcomes import Outcome
 from benchmarks.load.plan import arrivals
 from benchmarks.load.rude import RudeReport, be_rude
 from benchmarks.served import served
-from benchmarks.soak import bursts, growth, resident_bytes
+from benchmarks.soak import bursts, growth, resident_bytes, taken_up_by
 
 
 def test_bursts_come_in_every_minute() -> None:
@@ -32,6 +33,16 @@ def test_memory_that_grows_is_told_from_memory_that_wavers() -> None:
     assert grown == pytest.approx(49e5, rel=0.2)
 
 
+def test_what_a_busy_server_has_not_read_is_not_taken_up() -> None:
+    def sent(at: float, took: float) -> Outcome:
+        return Outcome(intended=at, sent=at, answered=at + took, deadline=1.0, status=200)
+
+    idle = [sent(0.1 * index, 0.01) for index in range(20)]
+    assert len(taken_up_by(1.05, idle)) == 10  # all but the last tenth of a second
+    assert len(taken_up_by(1.05, [sent(0.0, 0.5), *idle[1:]])) == 6
+    assert len(taken_up_by(1.05, [sent(0.95, 0.5), *idle])) == 10  # answered too late to tell
+
+
 def test_memory_is_that_of_the_process() -> None:
     block = np.ones(2**23)  # 64 MiB
     assert resident_bytes(os.getpid()) > block.nbytes
@@ -39,7 +50,9 @@ def test_memory_is_that_of_the_process() -> None:
 
 def test_rude_clients_get_their_end_too(tiny_package: Path, images: list[tuple[str, bytes]]) -> None:
     report = RudeReport()
-    with served(tiny_package, "--threads", "1", "--profile-seconds", "0.1", "--runner", "cpu") as (url, _):
+    with served(
+        tiny_package, "--threads", "1", "--profile-seconds", "0.1", "--keep-profile", "false", "--runner", "cpu"
+    ) as (url, _):
         asyncio.run(be_rude(url, images, report, lambda: len(report.statuses) == 3, each=1, seed=0))
     assert report.faults == []
     assert set(report.requests) == {"stalled reader", "left mid-stream", "trickling upload"}
@@ -66,7 +79,7 @@ def test_a_short_soak_finds_nothing(tiny_package: Path, image_folder: Path, tmp_
         soak.main(
             f"--model {tiny_package} --images {image_folder} --count 8 --minutes 0.04 --burst 0.5 --rude 1 "
             f"--calibration 0.3 --output {tmp_path / 'soak.json'} "
-            "--flags --threads 1 --runner cpu --profile-seconds 0.1 --max-active 8".split()
+            "--flags --threads 1 --runner cpu --profile-seconds 0.1 --keep-profile false --max-active 8".split()
         )
     report = json.loads((tmp_path / "soak.json").read_text())
     assert report["violations"] == []
