@@ -127,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if against:
         print_table(against)
-    draw_overload(table, options.output.with_suffix(".svg"))
+    for slack in grid.slacks:
+        own = [row for row in table if row["slack"] == slack]
+        draw_overload(own, options.output.with_name(f"{options.output.stem}-{slack:g}x.svg"))
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -109,4 +109,4 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert all(row["offered"] > 0 and row["failed"] == row["lost"] == 0 for row in report["rows"])
     assert report["capacity"] > 0
     assert report["comparison"][0]["of"] == 4
-    assert (tmp_path / "overload.svg").stat().st_size > 1000
+    assert (tmp_path / "overload-3x.svg").stat().st_size > 1000
