@@ -13,7 +13,7 @@ from service.errors import RunnerError
 from service.runners.base import Array
 from service.runners.devices import FATAL_ONLY, Device, first_line, open_session, prepare
 
-__all__ = ["OnnxRunner"]
+__all__ = ["OnnxRunner", "session_options"]
 
 
 class OnnxRunner:
@@ -34,7 +34,7 @@ class OnnxRunner:
         self.shapes: Mapping[int, tuple[int, ...]]
         self.max_batch = None
         prepare(device)
-        options = _options(threads)
+        options = session_options(threads)
         self._files = [package.step(leaf) for leaf in range(tree.leaves)]
         self._sessions = [open_session(file, options, device) for file in self._files]
         shapes: dict[int, tuple[int, ...]] = {}
@@ -71,7 +71,8 @@ class OnnxRunner:
         self._sessions.clear()
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def session_options(threads: int) -> ort.SessionOptions:
+    """How a session on the CPU computes: benchmarks give it to other servers too."""
     # Measured on two shared cores with the 16 steps of hne_small, milliseconds per image and full ensemble at batch
     # 8 and 32: pools that spin 83 and 45 (16 pools starve each other), one pool for all sessions 11.6 and 11.2 (that
     # one always spins), pools that sleep 2.7 and 2.5, a single thread 5.1 and 5.2. At batch 1 the two best are alike.
