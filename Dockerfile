@@ -1,4 +1,4 @@
-# Two targets on the same slim Python: `cpu`, the default, and `gpu`. Neither holds torch: the model runs as ONNX graphs.
+# Two targets on the same slim Python: `cpu`, the default, which runs ONNX graphs without torch, and `gpu` with PyTorch.
 #   docker build -t hne-serve .
 #   docker build -t hne-serve:gpu --target gpu .
 

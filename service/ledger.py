@@ -16,9 +16,9 @@ from math import inf
 from model_core.tree import Segment
 from service.errors import ServiceError
 from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
-from service.runners.base import Array
+from service.runners.base import Array, Rows, rows_of
 from service.scheduler import Decision, Entry, Queues
-from service.slots import Rows, SlotPool, rows_of
+from service.slots import SlotPool
 
 __all__ = ["Batch", "Ledger", "Listener", "Request", "tell"]
 
@@ -78,6 +78,8 @@ class Ledger:
         self._pool = pool
         self._requests: dict[int, Request] = {}
         self._admitted = 0
+        self.computing = False
+        """Whether a batch has begun and is not released yet."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -98,7 +100,7 @@ class Ledger:
         self._admitted += 1
         request = Request(
             ticket=ticket,
-            entry=Entry(inf if budget.deadline is None else budget.deadline, ticket.number, limit),
+            entry=Entry(inf if budget.deadline is None else budget.deadline, ticket.number, limit, budget.priority),
             image=image,
             budget=budget,
             limit_reason=limit_reason,
@@ -113,6 +115,10 @@ class Ledger:
         """The request behind an entry of the queues."""
         return self._requests[entry.number]
 
+    def request(self, ticket: Ticket) -> Request:
+        """The request of a ticket; it must not have ended."""
+        return self._requests[ticket.number]
+
     def requests(self) -> list[Request]:
         """All of them."""
         return list(self._requests.values())
@@ -124,6 +130,7 @@ class Ledger:
 
     def begin(self, decision: Decision, now: float) -> Batch:
         """Move a decision's requests from their queue into a batch; those that start get a slot."""
+        self.computing = True
         requests = [self.of(entry) for entry in decision.entries]
         for request in requests:
             self.queues.remove(request.size, request.entry)
@@ -142,6 +149,7 @@ class Ledger:
 
         Each is to be handed to `advance` or `end`.
         """
+        self.computing = False
         remaining = []
         for position, request in enumerate(batch.requests):
             request.running = False

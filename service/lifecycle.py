@@ -20,8 +20,7 @@ from service.errors import DrainingError, ServiceError, StartingError
 from service.images import Decoder
 from service.metrics import Recorder
 from service.runners import Runner
-from service.runners.devices import Device, fastest_device
-from service.runners.onnx import OnnxRunner
+from service.runners.choice import choose_runner
 from service.settings import Settings
 
 __all__ = ["RunnerFactory", "Service", "make_runner"]
@@ -38,8 +37,13 @@ def make_runner(package: Package, settings: Settings) -> Runner:
         RunnerError: a step cannot be loaded.
         SettingsError: the device that was named cannot be used.
     """
-    device = fastest_device(package.step(0)) if settings.runner == "auto" else Device(settings.runner)
-    return OnnxRunner(package, threads=settings.threads or _cores(), device=device)
+    return choose_runner(
+        package,
+        settings.runner,
+        threads=settings.threads or _cores(),
+        precision=settings.precision,
+        max_batch=settings.max_batch,
+    )
 
 
 def _cores() -> int:
@@ -83,6 +87,7 @@ class Service:
             max_waiting=settings.max_waiting,
             max_batch=settings.max_batch,
             profile_seconds=settings.profile_seconds,
+            keep_profile=settings.keep_profile,
             policy=settings.policy,
         )
         self._make_runner = runner_factory

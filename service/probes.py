@@ -59,12 +59,11 @@ class Probes:
         return self._due.pop(next(iter(self._due))) if self._due else None
 
     def measure(self, segment: Segment) -> float | None:
-        """Seconds that the segment takes for one request now; None if it fails."""
-        entry = self._tree.entry_block(segment.start) - 1
-        x = np.zeros((1, *(self._runner.shapes[entry] if entry >= 0 else self._input_shape)), np.float32)
+        """Seconds that the segment takes for one request now; None if it fails. Nobody may hold a slot."""
+        images = None if segment.start else np.zeros((1, *self._input_shape), np.float32)
         before = self._clock()
         try:
-            self._runner.run(segment, x)
+            self._runner.run(segment, slice(0, 1), images)
         except Exception:  # no request waits for it, and a fault says nothing of the time
             logger.exception("step %d failed while it was probed", segment.start)
             return None

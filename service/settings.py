@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
+from service.runners.choice import Precision, RunnerName
 from service.state import EngineSettings
 
 __all__ = ["Settings", "load_settings", "shipped_model"]
@@ -47,14 +48,21 @@ class Settings(BaseSettings):
     model: Path | None = Field(
         None, description="folder of the model package; unset, the one package in the checkout's deploy/models"
     )
-    runner: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="what computes the steps; auto is cuda where that works, else cpu"
+    runner: RunnerName = Field(
+        "auto",
+        description="what computes the steps: cuda (PyTorch), onnx-cuda or cpu (ONNX Runtime); "
+        "auto is the first of these that works",
     )
+    precision: Precision = Field("float32", description="what a GPU computes in")
     threads: Count | None = Field(None, description="CPU threads that compute a step; unset, one per available core")
     decode_threads: Count = Field(2, description="threads that decode images")
 
     profile_seconds: float = Field(
         _ENGINE.profile_seconds, gt=0, description="time to measure the steps at start-up, seconds"
+    )
+
+    keep_profile: bool = Field(
+        True, description="keep what was measured beside the package, where that can be written, for the next start"
     )
 
     max_active: Count = Field(_ENGINE.max_active, description="requests that hold activations at a time")

@@ -20,7 +20,7 @@ from service.arrival import Head, head_of
 from service.delivery import Mailbox
 from service.errors import DeadlineMissedError, InvalidError, UnavailableError
 from service.lifecycle import Service
-from service.request import Budget, Refinement
+from service.request import Budget, Priority, Refinement
 from service.schemas import Answer, Options, Prediction
 from service.upload import read_upload
 
@@ -147,6 +147,7 @@ async def _admitted(
         max_flops=options.max_flops,
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
+        priority=Priority[(options.priority or "normal").upper()],
     )
     return Submission(
         service=service,

@@ -27,33 +27,9 @@ def tiny_model() -> HierarchicalEnsemble:
 @pytest.fixture(scope="session")
 def tiny_package(tmp_path_factory: pytest.TempPathFactory, tiny_model: HierarchicalEnsemble) -> Path:
     """An exported package of `tiny_model`; its accuracy table is made up, its costs are not."""
-    import torch
+    from tests.models import exported
 
-    from model_core.costs import count_costs
-    from model_core.package import EnsembleFigures, Preprocessing
-    from training.export import export_package
-
-    flops = count_costs(tiny_model.spec).cumulative_flops
-    table = [
-        EnsembleFigures(
-            ensemble_size=size, flops=flops[size], accuracy=0.9 - 0.1 / size, nll=0.5, ece=0.02, temperature=1.2
-        )
-        for size in tiny_model.tree.ensemble_sizes
-    ]
-    root = tmp_path_factory.mktemp("package") / "tiny"
-    export_package(
-        tiny_model,
-        root,
-        name="tiny",
-        version="test",
-        class_names=[f"class {index}" for index in range(tiny_model.spec.classes)],
-        preprocessing=Preprocessing(resize_shorter_side=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26)),
-        table=table,
-        evaluated_on="nothing: seeded random weights",
-        training={"loss": "none"},
-        images=torch.randn(4, *tiny_model.spec.input_shape, generator=torch.Generator().manual_seed(1)),
-    )
-    return root
+    return exported(tiny_model, tmp_path_factory.mktemp("package") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +36,7 @@ SHARED = ("numpy", "onnxruntime", "pillow")
 def main() -> None:
     """Run and report."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the server that runs ends too
     work = options.work.absolute()
     package = Package.load((options.model or shipped_model()).absolute())
     images = labelled_images(options.images, options.count, options.seed)

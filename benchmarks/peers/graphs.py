@@ -59,16 +59,13 @@ def composed(package: Package, size: int) -> onnx.ModelProto:
 
 def prefix_logits(package: Package, size: int, images: Array) -> Array:
     """The same logits (B, K) by the package's own steps, one after the other."""
-    tree = package.manifest.spec.tree
     runner = OnnxRunner(package)
-    kept: dict[int, Array] = {-1: images}
-    total = np.zeros((len(images), package.manifest.spec.classes), np.float32)
-    for leaf in range(size):
-        logits, fresh = runner.run(Segment(leaf), kept[tree.entry_block(leaf) - 1])
-        total += logits[0]
-        kept |= fresh
+    runner.reserve(len(images))
+    rows = slice(0, len(images))
+    leaves = [runner.run(Segment(leaf), rows, None if leaf else images)[0] for leaf in range(size)]
     runner.close()
-    return total / np.float32(size)
+    mean: Array = np.mean(leaves, axis=0, dtype=np.float32)
+    return mean
 
 
 def write_graph(package: Package, size: int, path: Path) -> None:

@@ -34,7 +34,7 @@ WARM_UP_RHO, WARM_UP_SECONDS = 0.5, 1.0
 PATIENCE = 10
 """Deadlines after which the client gives an answer up: it has long been lost."""
 SETTLE_SECONDS = 0.3
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
 """A server that has not worked off a cell's load after so long has failed."""
 
 

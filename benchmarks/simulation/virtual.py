@@ -55,7 +55,7 @@ def simulate(
     batch is the machine's.
     """
     tree, profile = machine.tree, machine.profile()
-    pool = SlotPool(limits.max_active, {}, classes=0)
+    pool = SlotPool(limits.max_active, classes=0)
     ledger = Ledger(flops, pool)
     segments = by_start(machine.seconds, tree.leaves)
     arrivals, deadlines = load.arrivals.tolist(), load.deadlines.tolist()
@@ -80,7 +80,7 @@ def simulate(
 
     while True:
         while arrived < len(arrivals) and arrivals[arrived] <= now:
-            if len(ledger.queues[0]) < limits.max_waiting:
+            if ledger.queues.waiting < limits.max_waiting:
                 ledger.admit(_NOTHING, Budget(deadline=deadlines[arrived]), _unheard, arrivals[arrived])
                 offered.append(arrived)
             arrived += 1

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from math import inf
 from operator import itemgetter
 
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment
-from service.policies.whole import efficient_batch
-from service.scheduler import Decision, Entry, Situation, largest_batch
+from service.policies.whole import WORTHWHILE, batch_sizes
+from service.scheduler import Costs, Decision, Entry, Situation, largest_batch
 
 __all__ = ["Anytime", "step_gains"]
 
 FAIR_SHARE = 16
-"""One batch in so many belongs to the eldest request."""
+"""One batch in so many belongs to the eldest patient request."""
+PATIENT = 1000
+"""A request is patient while its deadline is more than so many times a first leaf's seconds away."""
 MARGIN = 1.0
 """How many times over, beside the measured straggler factor, a wide segment has to fit the tightest slack."""
 PAYS = 1.1
@@ -25,13 +29,14 @@ PAYS = 1.1
 class Anytime:
     """Every decision is the first of these that finds a batch:
 
-    1. every `FAIR_SHARE`-th: with the eldest request. Urgent ones end soon, so it is the patient ones that grow old,
-       and this bounds their wait, whatever else arrives: in its turn each needs at most N such steps. Age and not a
-       missing deadline counts, because a service gives every request one, however far away.
-    2. those who wait for a first leaf, while slots are free. Where a batch serves no more of them per second than one
-       after the other does: one leaf for the most urgent. Otherwise the largest set that can still get one together, in
-       the widest segment 0..w that costs less than its steps, and whose time, with as much again as a first leaf takes
-       for whoever comes meanwhile, fits the tightest slack kappa times over.
+    1. every `FAIR_SHARE`-th: with the eldest patient request. Urgent ones end soon, so it is the patient ones that grow
+       old, and this bounds their wait, whatever else arrives: in its turn each needs at most N such steps. A missing
+       deadline is not asked for, because a service gives every request one, however far away.
+    2. those of the highest priority who wait for a first leaf, while slots are free. Where all of them together would
+       be served no faster than in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the
+       largest set that can still get one together, in the widest segment 0..w that costs less than its steps, and
+       whose time, with as much again as a first leaf takes for whoever comes meanwhile, fits the tightest slack kappa
+       times over.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
        kappa times over, fits the tightest slack.
@@ -54,26 +59,27 @@ class Anytime:
         started = [size for size in range(len(situation.segments) - 1, 0, -1) if situation.queues[size]]
         if waiting and not situation.free_slots:
             return next((decision for size in started if (decision := _step(situation, size))), None)
-        best, best_rate = None, -inf
-        for size in started:
-            for decision in self._refinements(situation, size):
-                segment, batch = decision.segment, len(decision.entries)
-                gain = batch * (self._worth[segment.stop] - self._worth[segment.start])
-                rate = gain / situation.costs.expected(segment, batch)
-                if rate > best_rate:
-                    best, best_rate = decision, rate
-        return best
+        return self._best_refinement(situation, started)
 
     def _first_leaves(self, situation: Situation) -> Decision | None:
-        savable = _step(situation, 0)
+        savable = _step(situation, 0, limit=self._unhurried_batch(situation))
         if savable is None:
             return None
-        urgent = efficient_batch(situation, 1, 1.0)
-        if len(urgent) < len(savable.entries):
-            return Decision(segment=savable.segment, entries=urgent)
-        if len(situation.segments[0]) == 1:
-            return savable
-        return Decision(segment=self._widest(situation, savable.entries), entries=savable.entries)
+        segment, worthwhile = savable.segment, _worthwhile_batch(situation, len(savable.entries))
+        if worthwhile < len(savable.entries):
+            return _step(situation, 0, limit=worthwhile)
+        if len(situation.segments[0]) > 1:
+            segment = self._widest(situation, savable.entries)
+        return Decision(segment=segment, entries=savable.entries)
+
+    def _unhurried_batch(self, situation: Situation) -> int:
+        """The largest batch whose first leaf would reach even the least urgent who waits if it straggled."""
+        costs, kappa = situation.costs, self._kappa(situation)
+        slack = situation.queues[0][-1].deadline - situation.now
+        sizes = reversed(batch_sizes(situation.max_batch))
+        return next(
+            (batch for batch in sizes if kappa * costs.expected(Segment(0), batch) <= slack), situation.max_batch
+        )
 
     def _widest(self, situation: Situation, entries: Sequence[Entry]) -> Segment:
         """The widest segment from size 0 that pays and fits everyone's slack and limit."""
@@ -91,36 +97,39 @@ class Anytime:
             return fitting[-1]
         return min(fitting, key=lambda segment: costs.expected(segment, batch) / segment.width)
 
-    def _refinements(self, situation: Situation, size: int) -> list[Decision]:
-        """What could be run next for those at an ensemble size."""
-        wider = situation.segments[size][1:]
-        decision = _step(situation, size)
-        decisions = [decision] if decision else []
-        queue, kappa, costs = situation.queues[size], self._kappa(situation), situation.costs
-        for segment in wider:
-            entries = largest_batch(
-                queue,
-                lambda batch, segment=segment: kappa * costs.expected(segment, batch),  # type: ignore[misc]
-                situation.now,
-                situation.max_batch,
-            )
-            if entries := [entry for entry in entries if entry.limit >= segment.stop]:
-                decisions.append(Decision(segment=segment, entries=entries))
-        return decisions
+    def _best_refinement(self, situation: Situation, started: Sequence[int]) -> Decision | None:
+        best, best_rate = None, -inf
+        costs, kappa, max_batch = situation.costs, self._kappa(situation), situation.max_batch
+        for size in started:
+            queue = situation.queues[size]
+            whole = min(len(queue), max_batch)
+            for segment in situation.segments[size]:
+                gain = self._worth[segment.stop] - self._worth[size]
+                if whole * gain <= best_rate * costs.expected(segment, whole):
+                    continue  # nor would a smaller batch gain more per second
+                if segment.width == 1:
+                    entries = largest_batch(queue, partial(costs.expected, segment), situation.now, max_batch)
+                else:
+                    fitting = largest_batch(queue, partial(_times, kappa, costs, segment), situation.now, max_batch)
+                    entries = [entry for entry in fitting if entry.limit >= segment.stop]
+                if entries and (rate := len(entries) * gain / costs.expected(segment, len(entries))) > best_rate:
+                    best, best_rate = Decision(segment=segment, entries=entries), rate
+        return best
 
     def _kappa(self, situation: Situation) -> float:
         return self._margin * situation.costs.straggle
 
     def _for_the_eldest(self, situation: Situation) -> Decision | None:
+        far = Entry(situation.now + PATIENT * situation.costs.expected(Segment(0), 1), -1)
         able = [
-            (min(queue, key=_admission), size)
-            for size, queue in enumerate(situation.queues)
-            if queue and (size or situation.free_slots)
+            (min(queue[first:], key=_admission), size, queue)
+            for size, queue in situation.queues.everyone()
+            if (first := bisect_left(queue, far)) < len(queue) and (size or situation.free_slots)
         ]
         if not able:
             return None
-        eldest, size = min(able, key=lambda candidate: _admission(candidate[0]))
-        return _step(situation, size, member=eldest)
+        eldest, size, queue = min(able, key=lambda candidate: _admission(candidate[0]))
+        return _step(situation, size, queue=queue, member=eldest)
 
 
 _admission = itemgetter(Entry._fields.index("number"))
@@ -142,11 +151,35 @@ def step_gains(table: Sequence[EnsembleFigures]) -> tuple[float, ...]:
     return tuple(max(best_slope(size), 0.0) * (flops[size + 1] - flops[size]) for size in range(len(table)))
 
 
-def _step(situation: Situation, size: int, *, member: Entry | None = None) -> Decision | None:
+def _step(
+    situation: Situation,
+    size: int,
+    *,
+    queue: Sequence[Entry] | None = None,
+    limit: int | None = None,
+    member: Entry | None = None,
+) -> Decision | None:
     """The next leaf for the largest batch at an ensemble size that makes its deadlines, and holds `member`."""
-    limit = situation.max_batch if size else min(situation.max_batch, situation.free_slots)
-    segment, costs = Segment(size), situation.costs
+    most = situation.max_batch if size else min(situation.max_batch, situation.free_slots)
+    segment = Segment(size)
     entries = largest_batch(
-        situation.queues[size], lambda batch: costs.expected(segment, batch), situation.now, limit, member=member
+        queue or situation.queues[size],
+        partial(situation.costs.expected, segment),
+        situation.now,
+        min(most, limit or most),
+        member=member,
     )
     return Decision(segment=segment, entries=entries) if entries else None
+
+
+def _worthwhile_batch(situation: Situation, most: int) -> int:
+    """How many of those who wait to give their first leaf together: more only where that serves more per second."""
+    chosen, best_rate = 1, 0.0
+    for batch in batch_sizes(most):
+        if (rate := batch / situation.costs.expected(Segment(0), batch)) > WORTHWHILE * best_rate:
+            chosen, best_rate = batch, rate
+    return chosen
+
+
+def _times(kappa: float, costs: Costs, segment: Segment, batch: int) -> float:
+    return kappa * costs.expected(segment, batch)

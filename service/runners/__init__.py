@@ -1,6 +1,8 @@
-"""Runners compute segments; `base.Runner` is the interface, `onnx` the implementation that needs no torch,
-`devices` where that one computes."""
+"""Runners compute segments and keep what later segments start from; `base.Runner` is the interface.
 
-from service.runners.base import Array, Runner
+`onnx` needs no torch, `devices` tells where it computes, `activations` is what it keeps.
+"""
 
-__all__ = ["Array", "Runner"]
+from service.runners.base import Array, Rows, Runner
+
+__all__ = ["Array", "Rows", "Runner"]

@@ -1,8 +1,15 @@
-"""The runner: what computes a segment for a batch. The engine's thread is its only caller."""
+"""The runner: what computes a segment, and keeps the activations that later segments of the same requests start from.
+
+    requests (slots) --rows--> Runner.run(segment, rows) --> logits of the segment's leaves
+
+A slot is a row that a request holds from its first step to its end. The activations of all slots lie where the runner
+computes, so that on a GPU they never leave it; the engine hands over rows, and images once. Its thread is the only
+caller.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,9 +17,12 @@ from numpy.typing import NDArray
 
 from model_core.tree import Segment
 
-__all__ = ["Array", "Runner"]
+__all__ = ["Array", "Rows", "Runner", "batch_of", "rows_of"]
 
 Array = NDArray[np.float32]
+
+Rows = slice | list[int]
+"""The slots of a batch, in its order. A slice where they are neighbours, so that nothing has to be copied."""
 
 
 class Runner(Protocol):
@@ -24,13 +34,13 @@ class Runner(Protocol):
         ...
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
-        """The segments it can compute; all steps (width 1) are among them."""
+    def configuration(self) -> str:
+        """Everything of it that decides how long a segment takes on a given machine."""
         ...
 
     @property
-    def shapes(self) -> Mapping[int, tuple[int, ...]]:
-        """Shape of one request's activation, for every block that some step keeps for a later one."""
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments it can compute; all steps (width 1) are among them."""
         ...
 
     @property
@@ -38,17 +48,38 @@ class Runner(Protocol):
         """The largest batch it takes; None if it sets no limit."""
         ...
 
-    def run(self, segment: Segment, x: Array) -> tuple[Array, dict[int, Array]]:
-        """Compute one segment.
+    def reserve(self, slots: int) -> int:
+        """Make room for the activations of slots 0..slots-1, once, before the first `run`.
 
-        `x` (B, ...) is the images, or the activations of the node that the segment starts from. Returns the logits
-        (w, B, K) of its leaves and, for every block of `tree.kept_blocks(segment)`, the activations (B, ...) to keep.
+        Returns the bytes that it takes.
 
         Raises:
-            RunnerError: the computation failed; the runner stays usable.
+            SettingsError: there is not so much memory.
+        """
+        ...
+
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+        """Compute one segment for the requests in `rows`; returns the logits (w, B, K) of its leaves.
+
+        A segment that starts at leaf 0 is given normalised `images` (B, C, H, W), no other is: it starts from what the
+        slots hold since the segments before it.
+
+        Raises:
+            RunnerError: the computation failed; the runner stays usable, what the rows hold is lost.
         """
         ...
 
     def close(self) -> None:
         """Release what it holds. It cannot run afterwards."""
         ...
+
+
+def rows_of(slots: Sequence[int]) -> Rows:
+    """The rows of distinct slots in ascending order: a slice where they are neighbours."""
+    first, last = slots[0], slots[-1]
+    return slice(first, last + 1) if last - first == len(slots) - 1 else list(slots)
+
+
+def batch_of(rows: Rows) -> int:
+    """How many slots these are."""
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)

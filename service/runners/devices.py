@@ -1,7 +1,7 @@
 """Devices: where ONNX Runtime computes, and whether it can.
 
 Asked for a provider that it cannot use, ONNX Runtime goes on with the CPU and says nothing. So what was asked for is
-compared with what each session got: `cuda` either computes on the GPU or is refused, and `auto` is decided once.
+compared with what each session got: CUDA either computes or is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from service.errors import RunnerError, SettingsError
 
-__all__ = ["FATAL_ONLY", "Device", "fastest_device", "first_line", "open_session", "prepare"]
+__all__ = ["EXTRA", "FATAL_ONLY", "Device", "first_line", "open_session", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def prepare(device: Device) -> None:
         return
     if CUDA_PROVIDER not in ort.get_available_providers():
         raise SettingsError(
-            f"runner cuda: ONNX Runtime {ort.__version__} is built without CUDA here; "
+            f"runner onnx-cuda: ONNX Runtime {ort.__version__} is built without CUDA here; "
             f"{EXTRA} brings one with it, on Linux and Windows with x86_64"
         )
     ort.set_default_logger_severity(FATAL_ONLY)  # what is missing is raised below
@@ -69,23 +69,10 @@ def open_session(file: Path, options: ort.SessionOptions, device: Device) -> ort
         raise RunnerError(file, f"cannot be loaded on {device}: {first_line(error)}") from error
     if device is Device.CUDA and CUDA_PROVIDER not in session.get_providers():
         raise SettingsError(
-            "runner cuda: ONNX Runtime cannot use CUDA and would compute on the CPU. It needs an NVIDIA GPU with its "
-            f"driver (does nvidia-smi list it?) and the CUDA and cuDNN libraries ({EXTRA} brings them)"
+            "runner onnx-cuda: ONNX Runtime cannot use CUDA and would compute on the CPU. It needs an NVIDIA GPU with "
+            f"its driver (does nvidia-smi list it?) and the CUDA and cuDNN libraries ({EXTRA} brings them)"
         )
     return session
-
-
-def fastest_device(file: Path) -> Device:
-    """CUDA where a session of this graph runs on it, else the CPU. Finding out is no fault and makes no noise."""
-    options = ort.SessionOptions()
-    options.log_severity_level = FATAL_ONLY
-    try:
-        prepare(Device.CUDA)
-        open_session(file, options, Device.CUDA)
-    except (RunnerError, SettingsError) as error:
-        logger.info("computing on the CPU: %s", error)
-        return Device.CPU
-    return Device.CUDA
 
 
 def first_line(error: Exception) -> str:

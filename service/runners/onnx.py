@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -10,17 +11,30 @@ import onnxruntime as ort
 from model_core.package import Package
 from model_core.tree import Segment
 from service.errors import RunnerError
-from service.runners.base import Array
+from service.runners.activations import IMAGE, Activations, kept_shapes
+from service.runners.base import Array, Rows
 from service.runners.devices import FATAL_ONLY, Device, first_line, open_session, prepare
 
 __all__ = ["OnnxRunner", "session_options"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One step's session, and the levels it reads and keeps."""
+
+    file: Path
+    session: ort.InferenceSession
+    binding: ort.IOBinding
+    reads: int
+    keeps: tuple[int, ...]
+
+
 class OnnxRunner:
     """Computes the steps of a package.
 
-    `threads` is the number of CPU threads for one operator. On a GPU the arrays cross to the device and back with every
-    step: their activations are not kept there between steps.
+    `threads` is the number of CPU threads for one operator. On the CPU a step reads and writes the slots in place where
+    they are neighbours. On a GPU the arrays cross to the device and back with every step: `PyTorchRunner` keeps them
+    there.
 
     Raises:
         RunnerError: a graph cannot be loaded, or its inputs and outputs are not those of its step.
@@ -29,46 +43,85 @@ class OnnxRunner:
 
     def __init__(self, package: Package, *, threads: int = 1, device: Device = Device.CPU) -> None:
         self.name = f"onnx-{device}"
-        tree = package.manifest.spec.tree
-        self.segments = tuple(Segment(leaf) for leaf in range(tree.leaves))
-        self.shapes: Mapping[int, tuple[int, ...]]
+        self.configuration = f"ONNX Runtime {ort.__version__}, {device}, {threads} threads"
         self.max_batch = None
+        self._tree = tree = package.manifest.spec.tree
+        self._input_shape = package.manifest.spec.input_shape
+        self._classes = package.manifest.spec.classes
+        self.segments = tuple(Segment(leaf) for leaf in range(tree.leaves))
+        self._in_place = device is Device.CPU
         prepare(device)
         options = session_options(threads)
-        self._files = [package.step(leaf) for leaf in range(tree.leaves)]
-        self._sessions = [open_session(file, options, device) for file in self._files]
-        shapes: dict[int, tuple[int, ...]] = {}
-        for segment, session, file in zip(self.segments, self._sessions, self._files, strict=True):
-            names = ["logits", *(f"block_{block}" for block in tree.kept_blocks(segment))]
-            found = [output.name for output in session.get_outputs()]
-            if [value.name for value in session.get_inputs()] != ["x"] or found != names:
-                raise RunnerError(file, f"must take x and give {', '.join(names)}, but gives {', '.join(found)}")
-            entry = tree.entry_block(segment.start) - 1
-            given = tuple(session.get_inputs()[0].shape[1:])
-            wanted = shapes[entry] if entry >= 0 else package.manifest.spec.input_shape
-            if given != wanted:
-                raise RunnerError(file, f"takes x of shape {given}, but its step starts from {wanted}")
-            logits, *kept = (tuple(output.shape[1:]) for output in session.get_outputs())
-            if logits != (package.manifest.spec.classes,):
-                raise RunnerError(file, f"gives logits of shape {logits} for {package.manifest.spec.classes} classes")
-            for block, shape in zip(tree.kept_blocks(segment), kept, strict=True):
-                if shapes.setdefault(block, shape) != shape:
-                    raise RunnerError(file, f"gives block_{block} of shape {shape}, earlier steps {shapes[block]}")
-        self.shapes = shapes
-        self._kept = [tree.kept_blocks(segment) for segment in self.segments]
+        self._shapes: dict[int, tuple[int, ...]] = {}
+        """One request's activation shape, for every block that some step keeps."""
+        self._steps = [self._load(segment, package.step(segment.start), options, device) for segment in self.segments]
+        self._slots = Activations(0, {})
 
-    def run(self, segment: Segment, x: Array) -> tuple[Array, dict[int, Array]]:
+    def reserve(self, slots: int) -> int:
+        """See `Runner.reserve`."""
+        self._slots = Activations(slots, kept_shapes(self._tree, self._shapes, self._input_shape))
+        return self._slots.memory_bytes
+
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
         """See `Runner.run`."""
-        leaf = segment.start
+        step, slots = self._steps[segment.start], self._slots
+        x = slots.gather(step.reads, rows) if images is None else images
+        if images is not None and IMAGE in slots:
+            slots.store(IMAGE, rows, images)
         try:
-            logits, *kept = self._sessions[leaf].run(None, {"x": x})
+            if self._in_place:
+                return self._run_in_place(step, rows, np.ascontiguousarray(x, np.float32))
+            logits, *kept = step.session.run(None, {"x": x})
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-            raise RunnerError(self._files[leaf], first_line(error)) from error
-        return np.asarray(logits)[np.newaxis], dict(zip(self._kept[leaf], kept, strict=True))
+            raise RunnerError(step.file, first_line(error)) from error
+        for level, activation in zip(step.keeps, kept, strict=True):
+            slots.store(level, rows, np.asarray(activation))
+        return np.asarray(logits)[np.newaxis]
 
     def close(self) -> None:
         """Free the sessions."""
-        self._sessions.clear()
+        self._steps.clear()
+
+    def _run_in_place(self, step: _Step, rows: Rows, x: Array) -> Array:
+        """Compute from an array into arrays of ours: no copy where the rows are a slice."""
+        logits = np.empty((len(x), self._classes), np.float32)
+        kept = {
+            level: self._slots.gather(level, rows)
+            if isinstance(rows, slice)
+            else np.empty((len(x), *self._shapes[level]), np.float32)
+            for level in step.keeps
+        }
+        binding = step.binding
+        binding.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        for level, array in kept.items():
+            binding.bind_output(f"block_{level}", "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        step.session.run_with_iobinding(binding)
+        if not isinstance(rows, slice):
+            for level, array in kept.items():
+                self._slots.store(level, rows, array)
+        return logits[np.newaxis]
+
+    def _load(self, segment: Segment, file: Path, options: ort.SessionOptions, device: Device) -> _Step:
+        """A session whose inputs and outputs are those of its step."""
+        session = open_session(file, options, device)
+        keeps = self._tree.kept_blocks(segment)
+        names = ["logits", *(f"block_{block}" for block in keeps)]
+        found = [output.name for output in session.get_outputs()]
+        if [value.name for value in session.get_inputs()] != ["x"] or found != names:
+            raise RunnerError(file, f"must take x and give {', '.join(names)}, but gives {', '.join(found)}")
+        reads = self._tree.entry_block(segment.start) - 1
+        given = tuple(session.get_inputs()[0].shape[1:])
+        wanted = self._shapes[reads] if reads >= 0 else self._input_shape
+        if given != wanted:
+            raise RunnerError(file, f"takes x of shape {given}, but its step starts from {wanted}")
+        logits, *kept = (tuple(output.shape[1:]) for output in session.get_outputs())
+        if logits != (self._classes,):
+            raise RunnerError(file, f"gives logits of shape {logits} for {self._classes} classes")
+        for block, shape in zip(keeps, kept, strict=True):
+            if self._shapes.setdefault(block, shape) != shape:
+                raise RunnerError(file, f"gives block_{block} of shape {shape}, earlier steps {self._shapes[block]}")
+        return _Step(file=file, session=session, binding=session.io_binding(), reads=reads, keeps=keeps)
 
 
 def session_options(threads: int) -> ort.SessionOptions:

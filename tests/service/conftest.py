@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from model_core.package import Package
 from model_core.tree import Segment
 from service.app import create_app
 from service.lifecycle import make_runner
-from service.runners import Array, Runner
+from service.runners import Array, Rows, Runner
 from service.runners.onnx import OnnxRunner
 from service.settings import Settings
 from tests.service.engines import Bench, MakeBench
@@ -33,8 +33,8 @@ class Brake:
         self._held_from: int | None = None
         self._released = threading.Event()
         self.name = runner.name
+        self.configuration = runner.configuration
         self.segments: tuple[Segment, ...] = runner.segments
-        self.shapes: Mapping[int, tuple[int, ...]] = runner.shapes
         self.max_batch = runner.max_batch
 
     @contextmanager
@@ -48,10 +48,13 @@ class Brake:
             self._held_from = None
             self._released.set()
 
-    def run(self, segment: Segment, x: Array) -> tuple[Array, dict[int, Array]]:
+    def reserve(self, slots: int) -> int:
+        return self._runner.reserve(slots)
+
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
         if self._held_from is not None and segment.start >= self._held_from:
             assert self._released.wait(30), "the test never let go"
-        return self._runner.run(segment, x)
+        return self._runner.run(segment, rows, images)
 
     def close(self) -> None:
         self._runner.close()
@@ -82,6 +85,15 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def package(tiny_package: Path) -> Package:
     return Package.load(tiny_package)
+
+
+@pytest.fixture(scope="session")
+def independent_package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """Two networks that share nothing, so that both start from the image."""
+    from tests.models import calibrated_model, exported
+
+    model = calibrated_model("hne_tiny", branching=(2, 1, 1, 1, 1))
+    return Package.load(exported(model, tmp_path_factory.mktemp("package") / "independent"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from service.engine import Engine, EngineSettings
 from service.metrics import Recorder
 from service.profile import Profile, Shape
 from service.request import Failure, Refinement, Ticket, Update
-from service.runners import Array, Runner
+from service.runners.base import Array, Rows, Runner, batch_of
 from service.runners.onnx import OnnxRunner
 from service.scheduler import Policy
 
@@ -37,19 +37,22 @@ class TimedRunner:
 
     def __init__(self, runner: Runner, tree: Tree, clock: FakeClock) -> None:
         self.name = runner.name
+        self.configuration = runner.configuration
         self.segments: tuple[Segment, ...] = runner.segments
-        self.shapes: Mapping[int, tuple[int, ...]] = runner.shapes
         self.max_batch = runner.max_batch
         self.before: Callable[[Segment], None] = lambda segment: None
         self.batches: list[tuple[int, int]] = []
         """The step and the batch size of every run."""
         self._runner, self._tree, self._clock = runner, tree, clock
 
-    def run(self, segment: Segment, x: Array) -> tuple[Array, dict[int, Array]]:
+    def reserve(self, slots: int) -> int:
+        return self._runner.reserve(slots)
+
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
         self.before(segment)
-        self.batches.append((segment.start, len(x)))
-        self._clock.now += seconds(self._tree, segment, len(x))
-        return self._runner.run(segment, x)
+        self.batches.append((segment.start, batch_of(rows)))
+        self._clock.now += seconds(self._tree, segment, batch_of(rows))
+        return self._runner.run(segment, rows, images)
 
     def close(self) -> None:
         self._runner.close()

@@ -4,6 +4,7 @@ import logging
 
 import onnxruntime
 import pytest
+import torch
 
 from model_core.package import Package
 from service.errors import SettingsError
@@ -26,7 +27,13 @@ def test_cpu_is_the_cpu(package: Package) -> None:
 
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime is built with CUDA")
 def test_cuda_is_refused_where_onnx_runtime_has_none(package: Package) -> None:
-    with pytest.raises(SettingsError, match=r"runner cuda: .* is built without CUDA here; .*hne-serve\[gpu\]"):
+    with pytest.raises(SettingsError, match=r"runner onnx-cuda: .* is built without CUDA here; .*hne-serve\[gpu\]"):
+        name_of(package, "onnx-cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch finds a GPU")
+def test_cuda_is_refused_where_pytorch_finds_no_gpu(package: Package) -> None:
+    with pytest.raises(SettingsError, match=r"runner cuda: PyTorch finds no GPU.*driver.*hne-serve\[gpu\]"):
         name_of(package, "cuda")
 
 
@@ -45,12 +52,10 @@ def test_auto_is_what_works_and_quiet(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         resolved = name_of(package, "auto")
-    if not HAS_CUDA:
-        assert resolved == "onnx-cpu"
-    assert resolved in {"onnx-cpu", "onnx-cuda"}
+    assert resolved == ("pytorch-cuda" if torch.cuda.is_available() else "onnx-cuda" if HAS_CUDA else "onnx-cpu")
     assert (caplog.text, *capfd.readouterr()) == ("", "", "")
 
 
 def test_the_old_name_is_told_the_new_ones() -> None:
-    with pytest.raises(ValueError, match="'auto', 'cpu' or 'cuda'"):
+    with pytest.raises(ValueError, match="'auto', 'cpu', 'cuda' or 'onnx-cuda'"):
         Settings.model_validate({"runner": "onnx"})

@@ -1,0 +1,65 @@
+"""Which runner serves a package: the one that was named, or the fastest that works here."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from typing import Literal
+
+from model_core.package import Package
+from service.errors import RunnerError, SettingsError
+from service.runners.base import Runner
+from service.runners.devices import EXTRA, Device
+from service.runners.onnx import OnnxRunner
+
+__all__ = ["Precision", "RunnerName", "choose_runner"]
+
+logger = logging.getLogger(__name__)
+
+RunnerName = Literal["auto", "cpu", "cuda", "onnx-cuda"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def choose_runner(
+    package: Package, name: RunnerName, *, threads: int, precision: Precision = "float32", max_batch: int = 128
+) -> Runner:
+    """A runner for a package. `threads` counts on the CPU; `precision` and `max_batch` on a GPU with PyTorch.
+
+    Raises:
+        RunnerError: what it computes from cannot be loaded.
+        SettingsError: the device that was named cannot be used; says what is missing.
+    """
+    match name:
+        case "cpu":
+            return OnnxRunner(package, threads=threads)
+        case "onnx-cuda":
+            return OnnxRunner(package, threads=threads, device=Device.CUDA)
+        case "cuda":
+            return _pytorch(package, precision, max_batch)
+    if _has_driver():
+        for candidate in ("cuda", "onnx-cuda"):
+            try:
+                return choose_runner(package, candidate, threads=threads, precision=precision, max_batch=max_batch)
+            except (RunnerError, SettingsError) as error:
+                logger.info("not serving with %s: %s", candidate, error)
+    return OnnxRunner(package, threads=threads)
+
+
+def _pytorch(package: Package, precision: Precision, max_batch: int) -> Runner:
+    try:
+        # Here, because it is large and serving on a CPU needs none of it.
+        from service.runners.pytorch import PyTorchRunner
+    except ImportError as error:
+        raise SettingsError(f"runner cuda: needs PyTorch and safetensors ({error}); {EXTRA} brings them") from error
+    return PyTorchRunner(package, precision=precision, max_batch=max_batch)
+
+
+def _has_driver() -> bool:
+    """Whether NVIDIA's driver is installed; importing PyTorch only to learn that it is not would take seconds."""
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return True
+    return False

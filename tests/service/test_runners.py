@@ -1,0 +1,154 @@
+"""What every runner does, whatever it computes with and on."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from model_core.depth_first import refine
+from model_core.grouped import HierarchicalEnsemble
+from model_core.package import Package
+from model_core.tree import Segment, Tree
+from service.errors import RunnerError, SettingsError
+from service.runners import Array, Runner
+from service.runners.choice import Precision, choose_runner
+from service.runners.devices import Device
+from service.runners.onnx import OnnxRunner
+from service.runners.pytorch import PyTorchRunner
+from tests.service.engines import images
+
+SLOTS = 6
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+needs_onnx_cuda = pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available(),
+    reason="needs an ONNX Runtime with CUDA and an NVIDIA GPU",
+)
+
+MAKERS: dict[str, Callable[[Package], Runner]] = {
+    "onnx-cpu": lambda package: OnnxRunner(package, threads=2),
+    "pytorch-cpu": lambda package: PyTorchRunner(package, device="cpu"),
+    "onnx-cuda": lambda package: OnnxRunner(package, device=Device.CUDA),
+    "pytorch-cuda": lambda package: PyTorchRunner(package, max_batch=8),
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "onnx-cpu",
+        "pytorch-cpu",
+        pytest.param("onnx-cuda", marks=[needs_onnx_cuda, pytest.mark.gpu]),
+        pytest.param("pytorch-cuda", marks=[needs_gpu, pytest.mark.gpu]),
+    ],
+)
+def runner(request: pytest.FixtureRequest, package: Package) -> Iterator[Runner]:
+    runner = MAKERS[request.param](package)
+    assert runner.name == request.param
+    assert runner.reserve(SLOTS) > 0
+    yield runner
+    runner.close()
+
+
+def prefix_means(model: HierarchicalEnsemble, batch: Array) -> list[Array]:
+    return [mean.numpy() for mean in refine(model, torch.from_numpy(batch))]
+
+
+def test_its_steps_give_the_models_outputs(runner: Runner, tiny_model: HierarchicalEnsemble) -> None:
+    batch, rows, total = images(3), slice(1, 4), np.float32(0)
+    for leaf, expected in enumerate(prefix_means(tiny_model, batch)):
+        logits = runner.run(Segment(leaf), rows, None if leaf else batch)
+        assert logits.shape == (1, 3, 10)
+        total = total + logits[0]
+        np.testing.assert_allclose(total / (leaf + 1), expected, atol=1e-4)
+
+
+def test_requests_at_different_sizes_do_not_disturb_each_other(
+    runner: Runner, tiny_model: HierarchicalEnsemble
+) -> None:
+    batch = images(4, seed=1)
+    sums = np.zeros((4, 10), np.float32)
+    slots = [5, 0, 3, 2]
+
+    def run(leaf: int, requests: list[int]) -> None:
+        rows = [slots[request] for request in requests]
+        sums[requests] += runner.run(Segment(leaf), rows, None if leaf else batch[requests])[0]
+
+    run(0, [1, 3])
+    run(1, [3])
+    run(0, [0])
+    run(2, [3])
+    run(1, [0, 1])
+    run(0, [2])
+    run(2, [1, 0])
+    for leaf in range(3, 9):
+        run(leaf, [3, 0, 1])
+    run(1, [2])
+    expected = prefix_means(tiny_model, batch)
+    for request, size in enumerate((9, 9, 2, 9)):
+        np.testing.assert_allclose(sums[request] / size, expected[size - 1][request], atol=1e-4)
+
+
+def test_every_segment_it_offers_gives_the_leaves_it_covers(runner: Runner, tiny_model: HierarchicalEnsemble) -> None:
+    batch = images(2, seed=2)
+    means = prefix_means(tiny_model, batch)
+    sums = [np.zeros_like(means[0]), *(mean * size for size, mean in enumerate(means, 1))]
+    for segment in runner.segments:
+        for leaf in range(segment.start):
+            runner.run(Segment(leaf), [4, 1], None if leaf else batch)
+        logits = runner.run(segment, [4, 1], None if segment.start else batch)
+        assert logits.shape == (segment.width, 2, 10)
+        np.testing.assert_allclose(logits.sum(axis=0), sums[segment.stop] - sums[segment.start], atol=2e-3)
+
+
+def test_an_image_of_the_wrong_shape_is_an_error_and_the_runner_lives_on(runner: Runner) -> None:
+    with pytest.raises(RunnerError):
+        runner.run(Segment(0), [0], np.zeros((1, 3, 8, 9), np.float32))
+    runner.run(Segment(0), [0], images(1))
+
+
+@pytest.mark.parametrize("name", ["onnx-cpu", "pytorch-cpu"])
+def test_trees_that_split_above_the_first_block_read_the_image_again(name: str, independent_package: Package) -> None:
+    runner = MAKERS[name](independent_package)
+    runner.reserve(2)
+    batch = images(2)
+    both = [runner.run(Segment(leaf), slice(0, 2), None if leaf else batch) for leaf in range(2)]
+    alone = [runner.run(Segment(leaf), [1], None if leaf else batch[1:]) for leaf in range(2)]
+    runner.close()
+    for one, two in zip(alone, both, strict=True):
+        np.testing.assert_allclose(one[:, 0], two[:, 1], atol=1e-4)
+    assert not np.allclose(both[0], both[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_stays_near_the_model(
+    precision: Precision, package: Package, tiny_model: HierarchicalEnsemble
+) -> None:
+    runner = PyTorchRunner(package, device="cpu", precision=precision)
+    runner.reserve(4)
+    batch = images(4)
+    logits = runner.run(Segment(0, 16), slice(0, 4), batch).mean(axis=0)
+    expected = prefix_means(tiny_model, batch)[-1]
+    assert logits.dtype == np.float32
+    assert np.abs(logits - expected).max() < 0.1 * np.abs(expected).max()
+    runner.close()
+
+
+def test_more_slots_than_memory_is_said(package: Package) -> None:
+    runner = OnnxRunner(package)
+    with pytest.raises(SettingsError, match="no memory for 1000000000000 slots"):
+        runner.reserve(10**12)
+
+
+def test_damaged_weights_are_named(package: Package, tmp_path: Path) -> None:
+    weights = tmp_path / package.weights.name
+    weights.write_bytes(package.weights.read_bytes()[:1000])
+    with pytest.raises(RunnerError, match=r"model\.safetensors"):
+        PyTorchRunner(Package(root=tmp_path, manifest=package.manifest, sha256=package.sha256), device="cpu")
+
+
+def test_the_cpu_runner_has_every_step_and_no_more(package: Package) -> None:
+    runner = choose_runner(package, "cpu", threads=1)
+    assert runner.segments == tuple(Segment(leaf) for leaf in range(Tree((1, 2, 2, 2, 2)).leaves))
