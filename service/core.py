@@ -159,6 +159,8 @@ class Core:
         """Run a batch's segment and add up its logits. The only part that takes time."""
         first = batch.segment.start == 0
         images = np.stack([request.image for request in batch.requests]) if first else None
+        if self._through_at is not None:
+            self.recorder.step_gap(seconds=self.clock() - self._through_at)
         self._pool.add_logits(batch.rows, self.runner.run(batch.segment, batch.rows, images))
 
     def advance(self, batch: Batch) -> Updates:
@@ -204,6 +206,7 @@ class Core:
         """A step failed: who has a leaf is answered with it, the others with the error."""
         if not isinstance(error, ServiceError):
             error = RunnerError(self._package.step(batch.segment.start), repr(error))
+        self._through_at = None
         return self._end([request for _, request in self.ledger.release(batch)], StopReason.ERROR, error)
 
     def learn(self, segment: Segment, seconds: float) -> None:

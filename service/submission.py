@@ -149,14 +149,18 @@ async def _admitted(
         min_confidence=options.min_confidence,
         priority=Priority[(options.priority or "normal").upper()],
     )
+    submitted_at = service.clock()
+    submitted = [mailboxes.enter_context(delivery.submit(image, budget)) for image in images]
+    for mailbox in submitted:
+        await mailbox.admitted()
     return Submission(
         service=service,
         head=head,
         deadline_ms=deadline_ms,
         top_k=top_k,
         decoded_at=decoded_at,
-        submitted_at=service.clock(),
-        mailboxes=[mailboxes.enter_context(delivery.submit(image, budget)) for image in images],
+        submitted_at=submitted_at,
+        mailboxes=submitted,
         is_list=upload.is_list,
     )
 
