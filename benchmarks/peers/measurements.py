@@ -30,7 +30,7 @@ RELAXED_MS = 10_000.0
 """The deadline of the overhead measurement: nothing is to be given up."""
 WAIT_SHARE = 0.1
 """Share of the deadline that a batch may wait for more requests."""
-WARM_UP_RHO, WARM_UP_SECONDS = 0.5, 1.0
+WARM_UP_RHO, WARM_UP_SECONDS = 0.5, 3.0
 PATIENCE = 10
 """Deadlines after which the client gives an answer up: it has long been lost."""
 SETTLE_SECONDS = 0.3

@@ -33,6 +33,8 @@ START_SECONDS = 180.0
 """A server that does not answer within this time has failed."""
 END_SECONDS = 20.0
 """A server that has not ended this long after SIGTERM is killed."""
+YIELD = ("nice", "-n", "5")
+"""Client and server share the cores: the client goes first, so that it sends when it means to."""
 
 PRIVATE = {
     "BENTOML_DO_NOT_TRACK": "True",
@@ -114,7 +116,7 @@ SERVERS = {
                 "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes it keep to the loopback interface
                 "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
                 "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": "{port}",
-                "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": "{port}",
+                "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": "65535",  # it takes the lowest
                 "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
             },
             health="/-/healthz",
@@ -159,7 +161,7 @@ def running(server: Server, python: Path, workload: Workload, log: Path) -> Iter
     """
     workload = replace(workload, port=_free_port())
     values = asdict(workload)
-    command = [str(python), *(argument.format_map(values) for argument in server.arguments)]
+    command = [*YIELD, str(python), *(argument.format_map(values) for argument in server.arguments)]
     variables = os.environ | PRIVATE | {"PYTHONPATH": str(ROOT)} | workload.environment()
     variables |= {name: value.format_map(values) for name, value in server.variables.items()}
     log.parent.mkdir(parents=True, exist_ok=True)
