@@ -40,7 +40,7 @@ def plot(record: Record, path: Path) -> None:
     deadlines = _deadlines(record)
     if not deadlines:
         return
-    figure = Figure(figsize=(5.2 * len(deadlines), 4.2), layout="constrained")
+    figure = Figure(figsize=(2 + 4.4 * len(deadlines), 4.2), layout="constrained")
     panels = figure.subplots(1, len(deadlines), sharey=True, squeeze=False)[0]
     names = sorted({row["server"] for row in record.rows} - {"hne-serve"})
     colours = dict(zip(names, PEERS, strict=False)) | {"hne-serve": OURS}
@@ -65,7 +65,7 @@ def plot(record: Record, path: Path) -> None:
         axes.grid(axis="y", alpha=0.3)
     panels[0].set_ylabel("correct and on time, % of offered")
     panels[0].set_ylim(bottom=0)
-    panels[0].legend(fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     with matplotlib.rc_context({"svg.hashsalt": "hne"}):
         figure.savefig(path, metadata={"Date": None})
 
