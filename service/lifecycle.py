@@ -13,6 +13,7 @@ from service.client import EngineClient, RequestRecorder
 from service.delivery import Delivery
 from service.errors import ServiceError
 from service.images import Decoder
+from service.reserve import Reserve
 from service.settings import Settings
 
 __all__ = ["Service"]
@@ -33,6 +34,7 @@ class Service:
             threads=settings.decode_threads,
             max_waiting=settings.max_waiting,
         )
+        self.reserve = Reserve(settings.reply_ms / 1e3)
         self._delivery = Delivery(engine)
 
     @property

@@ -8,14 +8,14 @@ towards what it took; how far steps strayed from the curve, in a bounded window,
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
-from collections import deque
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from model_core.tree import Segment, Tree
 from service.state import StepProfile
+from service.window import Window
 
 __all__ = ["Profile", "Shape", "Timings", "shape_of"]
 
@@ -50,7 +50,7 @@ class Profile:
         self._curves = {
             segment: curves[shape] for segment in tree.segments() if (shape := shape_of(tree, segment)) in curves
         }
-        self._strays = _Window(STRAGGLE_WINDOW, STRAGGLE_QUANTILE)
+        self._strays = Window(STRAGGLE_WINDOW, STRAGGLE_QUANTILE)
 
     @property
     def straggle(self) -> float:
@@ -94,7 +94,7 @@ class _Curve:
         assert self.batches[0] == 1
         self._knots = [median(measured[batch]) for batch in self.batches]
         self.seconds = [0.0] * (max_batch + 1)
-        self.strays = _Window(WINDOW, QUANTILE)
+        self.strays = Window(WINDOW, QUANTILE)
         self._interpolate(0, len(self._knots) - 1)
         for batch, timings in measured.items():
             for seconds in timings:
@@ -121,23 +121,6 @@ class _Curve:
             self.seconds[end:] = [rate * batch for batch in range(end, len(self.seconds))]
         self.cheapest = min(knot / batch for knot, batch in zip(self._knots, self.batches, strict=True))
         """Seconds per request at the batch size that is most efficient."""
-
-
-class _Window:
-    """A quantile of the last so many values; 1 before there is any."""
-
-    def __init__(self, length: int, quantile: float) -> None:
-        self._length, self._quantile = length, quantile
-        self._recent: deque[float] = deque()
-        self._ranked: list[float] = []
-        self.value = 1.0
-
-    def add(self, value: float) -> None:
-        self._recent.append(value)
-        insort(self._ranked, value)
-        if len(self._recent) > self._length:
-            del self._ranked[bisect_left(self._ranked, self._recent.popleft())]
-        self.value = self._ranked[int(self._quantile * (len(self._ranked) - 1) + 0.5)]
 
 
 def shape_of(tree: Tree, segment: Segment) -> Shape:

@@ -123,7 +123,7 @@ async def _admitted(
         return min(ms for ms in (asked, x_request_timeout_ms, settings.max_deadline_ms) if ms is not None)
 
     def instant(deadline_ms: float) -> float:
-        return head.arrived_at + (deadline_ms - settings.reply_ms) / 1e3
+        return head.arrived_at + deadline_ms / 1e3 - service.reserve.of(deadline_ms / 1e3)
 
     def loop_time(deadline_ms: float) -> float:
         return asyncio.get_running_loop().time() + instant(deadline_ms) - service.clock()
@@ -142,8 +142,11 @@ async def _admitted(
         service.recorder.deadline_missed()
         raise DeadlineMissedError from error
     decoded_at = service.clock()
+    due_at = instant(deadline_ms)
+    if not wants_stream(request):  # the end of a stream tells how fast its client reads
+        head.due_at = due_at
     budget = Budget(
-        deadline=instant(deadline_ms),
+        deadline=due_at,
         max_flops=options.max_flops,
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,

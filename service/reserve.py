@@ -1,0 +1,34 @@
+"""The reserve: how long before its deadline an answer has to be fixed, so that it is with its client in time.
+
+Between the two lie a turn of the event loop, the encoding and the socket: a millisecond on an idle machine, many where
+the processor is shared with the engine or with the clients. So it is measured: how long after the instant that the
+engine was given an answer was really out, over the last answers that used up their time.
+"""
+
+from __future__ import annotations
+
+from service.window import Window
+
+__all__ = ["Reserve"]
+
+QUANTILE = 0.99
+WINDOW = 256
+"""Answers that it looks back on."""
+SHARE = 0.25
+"""Of a deadline that is kept back at most, beyond the floor."""
+
+
+class Reserve:
+    """`floor` is the least that is kept back, in seconds."""
+
+    def __init__(self, floor: float) -> None:
+        self._floor = floor
+        self._lags = Window(WINDOW, QUANTILE, empty=0.0)
+
+    def of(self, seconds: float) -> float:
+        """What to keep back of a deadline that is so many seconds away."""
+        return max(self._floor, min(self._lags.value, SHARE * seconds))
+
+    def observe(self, lag: float) -> None:
+        """An answer that was fixed at the last instant was out `lag` seconds after it."""
+        self._lags.add(lag)

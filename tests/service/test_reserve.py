@@ -1,0 +1,51 @@
+"""What is kept back of a deadline: as much as answers are seen to take on their way out."""
+
+from typing import Any
+
+import pytest
+
+from service.reserve import SHARE, WINDOW, Reserve
+
+
+def test_it_is_the_floor_until_answers_take_longer_and_again_when_they_do_not() -> None:
+    reserve = Reserve(0.002)
+    assert reserve.of(1.0) == 0.002
+    for _ in range(WINDOW):
+        reserve.observe(0.001)
+    assert reserve.of(1.0) == 0.002
+    for _ in range(10):
+        reserve.observe(0.03)
+    assert reserve.of(1.0) == 0.03
+    for _ in range(WINDOW):
+        reserve.observe(0.001)
+    assert reserve.of(1.0) == 0.002
+
+
+def test_one_straggler_in_many_does_not_move_it() -> None:
+    reserve = Reserve(0.0)
+    for _ in range(WINDOW):
+        reserve.observe(0.001)
+    reserve.observe(1.0)
+    assert reserve.of(1.0) == 0.001
+
+
+def test_it_never_takes_more_than_a_part_of_the_deadline_beyond_the_floor() -> None:
+    reserve = Reserve(0.002)
+    for _ in range(WINDOW):
+        reserve.observe(1.0)
+    assert reserve.of(0.1) == pytest.approx(0.1 * SHARE)
+    assert reserve.of(0.004) == 0.002
+
+
+@pytest.mark.anyio
+async def test_the_service_learns_it_from_answers_that_used_up_their_time(serving: Any, photo: bytes) -> None:
+    async with serving(reply_ms=0) as served:
+        reserve = served.app.state.service.reserve
+        headers = {"content-type": "image/jpeg"}
+        complete = await served.client.post("/predict", content=photo, headers=headers)
+        assert complete.json()["stop_reason"] == "complete"
+        assert reserve.of(100.0) == 0.0
+        with served.brake.before(1):
+            cut = await served.client.post("/predict?deadline_ms=500", content=photo, headers=headers)
+            assert cut.json()["stop_reason"] == "deadline"
+        assert 0.0 < reserve.of(100.0) < 10.0
