@@ -31,10 +31,11 @@ class Outcome:
     flops: int
 
 
-def arguments(description: str | None, *, images: int, results: str) -> argparse.ArgumentParser:
-    """The flags that every benchmark has."""
+def arguments(description: str | None, *, images: int, results: str, url: bool = True) -> argparse.ArgumentParser:
+    """The flags that every benchmark has; `url` only where it measures a service that runs already."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the running service")
+    if url:
+        parser.add_argument("--url", default="http://127.0.0.1:8000", help="the running service")
     parser.add_argument("--images", type=Path, required=True, help="a folder with one folder of images per class")
     parser.add_argument("--count", type=int, default=images, help="images to send, drawn evenly from all classes")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")

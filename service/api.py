@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, Response
-from prometheus_client.exposition import choose_encoder
 from pydantic import TypeAdapter
 
 from service.access import Authorized, service_of
@@ -15,6 +14,7 @@ from service.errors import ServiceError
 from service.lifecycle import Service
 from service.problems import Problem, problem_of, problem_responses
 from service.schemas import Answer, Limits, ModelCard, ModelList, SizeFigures, StepTimes
+from service.state import EngineState
 from service.stream import EventStream, events, until_disconnect
 from service.submission import EVENT_STREAM, STREAM_PATH, Submission, Submitted, wants_stream
 from service.upload import REQUEST_BODY
@@ -100,7 +100,7 @@ async def predict_stream(submission: Submitted) -> Response:
 )
 async def models(service: Authorized) -> ModelList:
     """Each model with cost, held-out accuracy and expected latency per ensemble size, and the service's limits."""
-    return ModelList(models=[_card(service)])
+    return ModelList(models=[_card(service, await service.engine.snapshot())])
 
 
 @router.get("/", include_in_schema=False)
@@ -122,11 +122,17 @@ async def readyz(service: Annotated[Service, Depends(service_of)]) -> dict[str, 
     return {"status": "ready"}
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=["operation"])
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses=problem_responses(503),
+    tags=["operation"],
+)
 async def metrics(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """In the text format of Prometheus or OpenMetrics."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(service.registry), headers={"Content-Type": content_type})
+    text, content_type = await service.engine.exposition(request.headers.get("accept", ""))
+    return Response(text, headers={"Content-Type": content_type})
 
 
 def _stream(submission: Submission) -> Response:
@@ -147,8 +153,8 @@ async def _list(submission: Submission) -> Response:
     return Response(_answers.dump_json(answers), media_type="application/json")
 
 
-def _card(service: Service) -> ModelCard:
-    state, manifest, settings = service.engine.snapshot(), service.package.manifest, service.settings
+def _card(service: Service, state: EngineState) -> ModelCard:
+    manifest, settings = service.package.manifest, service.settings
     seconds, table = 0.0, []
     for row, step in zip(manifest.table, state.profile, strict=True):
         seconds += step.expected[1]

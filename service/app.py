@@ -1,33 +1,22 @@
-"""App: puts the parts together. `create_app` is what tests, `hne-serve` and any ASGI server start from."""
+"""App: everything in one process. `create_app` is what tests, `hne-serve` and any ASGI server start from."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from service.api import router
-from service.arrival import Arrival, Head
-from service.lifecycle import RunnerFactory, Service, make_runner
-from service.problems import CLIENT_LEFT, add_problem_handlers
+from model_core.package import Package
+from service.engine import Engine
+from service.front import create_front
+from service.lifecycle import Service
+from service.local import LocalEngine, RunnerFactory, build_engine, make_runner, process_registry
+from service.metrics import Recorder
 from service.settings import Settings
 
 __all__ = ["create_app"]
-
-DESCRIPTION = """
-Classify images with a hierarchical neural ensemble, **within a budget that you name**: a deadline, a number of FLOPs,
-an ensemble size, or a confidence that is enough. From its first network on a request holds an answer; whatever is left
-of the budget makes it better.
-
-    curl -F file=@cat.jpg 'localhost:8000/predict?deadline_ms=50'
-    curl -N -F file=@cat.jpg 'localhost:8000/predict/stream'
-
-Every error is `application/problem+json` and carries the `request_id` that the answer's `X-Request-Id` repeats.
-"""
 
 
 def create_app(
@@ -37,44 +26,15 @@ def create_app(
     runner_factory: RunnerFactory = make_runner,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
-    """The app for one model. The engine starts with the app's lifespan and drains at its end.
+    """The app for one model, with its engine. The engine starts with the app's lifespan and drains at its end.
 
     Raises:
         PackageError, SettingsError: the model cannot be served.
     """
-    service = Service(settings, registry=registry, runner_factory=runner_factory, clock=clock)
+    package = Package.load(settings.package)
+    recorder = Recorder(package, registry or process_registry())
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start()
-        try:
-            yield
-        finally:
-            await service.close()
+    def build() -> Engine:
+        return build_engine(package, settings, recorder, clock=clock, runner_factory=runner_factory)
 
-    app = FastAPI(title="HNE Serve", version=_version(), description=DESCRIPTION, lifespan=lifespan)
-    app.state.service = service
-    app.include_router(router)
-    add_problem_handlers(app)
-
-    def on_end(path: str, head: Head, seconds: float) -> None:
-        if path.startswith("/predict"):
-            service.recorder.request(endpoint=path, outcome=_outcome(head.status), seconds=seconds)
-
-    app.add_middleware(Arrival, clock=clock, on_end=on_end)
-    return app
-
-
-def _outcome(status: int | None) -> str:
-    """A status as one of few words for the metrics."""
-    if status is None or status == CLIENT_LEFT:
-        return "disconnected"
-    exact = {200: "answered", 503: "rejected", 504: "deadline_missed"}
-    return exact.get(status, "invalid" if status < 500 else "failed")
-
-
-def _version() -> str:
-    try:
-        return version("hne-serve")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
+    return create_front(Service(settings, package, LocalEngine(build, recorder, clock=clock)))

@@ -9,7 +9,6 @@ else may run beside anything. Everything else is to be called one at a time, whi
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,12 +20,13 @@ from service.ledger import Batch, Ledger, Listener, Request
 from service.metrics import Recorder
 from service.policies import parse_policy
 from service.probes import Probes
-from service.profile import Profile, measure_profile
+from service.profile import Profile
 from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Runner
 from service.scheduler import Policy, Situation, by_start, expired, seconds_until
 from service.slots import SlotPool
 from service.state import EngineSettings, EngineState
+from service.timings import timings_of
 
 __all__ = ["Core", "Updates"]
 
@@ -39,7 +39,8 @@ Updates = list[tuple[Request, Update]]
 class Core:
     """Serves one package with one runner, a batch at a time.
 
-    Without a `profile` it measures one on construction, which takes `settings.profile_seconds`.
+    Without a `profile` it measures one on construction, which takes `settings.profile_seconds`, or reads what was
+    measured the last time.
 
     Raises:
         RunnerError: a step fails while the profile is measured.
@@ -70,13 +71,17 @@ class Core:
         self._segments = by_start(runner.segments, self._tree.leaves)
         self._pool = SlotPool(settings.max_active, manifest.spec.classes)
         self._memory_bytes = runner.reserve(settings.max_active) + self._pool.memory_bytes
-        self._profile = profile or measure_profile(
-            runner,
+        self._profile = profile or Profile(
             self._tree,
-            self._input_shape,
-            max_batch=min(self._max_batch, settings.max_active),
-            clock=clock,
-            seconds=settings.profile_seconds,
+            timings_of(
+                package,
+                runner,
+                max_batch=min(self._max_batch, settings.max_active),
+                clock=clock,
+                seconds=settings.profile_seconds,
+                keep=settings.keep_profile,
+            ),
+            max_batch=self._max_batch,
         )
         self.probes = Probes(runner, self._tree, self._input_shape, clock)
         self.ledger = Ledger(self._flops, self._pool)
@@ -91,21 +96,27 @@ class Core:
     def admit(self, image: Array, budget: Budget, listener: Listener) -> tuple[Ticket, Updates]:
         """Take up a request with a normalised image (C, H, W), or give it up at once if it could get no leaf in time.
 
+        Where every waiting place is taken, it takes that of the least urgent of a lower priority, if there is one.
+
         Raises:
             BudgetError: the budget allows not even the first leaf, or is none.
             QueueFullError: every waiting place is taken.
         """
         if image.shape != self._input_shape:
             raise ValueError(f"the model takes images of shape {self._input_shape}, got {image.shape}")
-        if len(self.ledger.queues[0]) >= self.settings.max_waiting:
-            raise QueueFullError(self._seconds_until(1 if self._pool.available else self._tree.leaves))
-        now = self.clock()
+        now, queues = self.clock(), self.ledger.queues
+        displaced: list[Request] = []
+        if queues.waiting >= self.settings.max_waiting:
+            if queues.last().priority <= budget.priority:
+                raise self._full()
+            displaced = [self.ledger.of(queues.last())]
         ticket = self.ledger.admit(image, budget, listener, now)
+        updates = self._end(displaced, StopReason.DEADLINE, self._full()) if displaced else []
         request = self.ledger.request(ticket)
         if self._first_leaf_at(request, now) > request.entry.deadline:
             self.probes.refused(Segment(0))
-            return ticket, self._end([request], StopReason.DEADLINE, DeadlineMissedError())
-        return ticket, []
+            updates += self._end([request], StopReason.DEADLINE, DeadlineMissedError())
+        return ticket, updates
 
     def end_all(self) -> Updates:
         """Answer everyone with what they have."""
@@ -148,6 +159,8 @@ class Core:
         """Run a batch's segment and add up its logits. The only part that takes time."""
         first = batch.segment.start == 0
         images = np.stack([request.image for request in batch.requests]) if first else None
+        if self._through_at is not None:
+            self.recorder.step_gap(seconds=self.clock() - self._through_at)
         self._pool.add_logits(batch.rows, self.runner.run(batch.segment, batch.rows, images))
 
     def advance(self, batch: Batch) -> Updates:
@@ -193,6 +206,7 @@ class Core:
         """A step failed: who has a leaf is answered with it, the others with the error."""
         if not isinstance(error, ServiceError):
             error = RunnerError(self._package.step(batch.segment.start), repr(error))
+        self._through_at = None
         return self._end([request for _, request in self.ledger.release(batch)], StopReason.ERROR, error)
 
     def learn(self, segment: Segment, seconds: float) -> None:
@@ -208,7 +222,7 @@ class Core:
             runner=self.runner.name,
             memory_bytes=self._memory_bytes,
             active=self._pool.capacity - self._pool.available,
-            waiting=len(self.ledger.queues[0]),
+            waiting=self.ledger.queues.waiting,
             draining=draining,
             ensemble_size_allowed=self.ensemble_size_allowed(),
             profile=tuple(self._profile.describe(Segment(leaf)) for leaf in range(self._tree.leaves)),
@@ -224,14 +238,17 @@ class Core:
     def _seconds_until(self, size: int, *, arriving: int = 0) -> float:
         return seconds_until(self.ledger.queues, self._profile, size, self._max_batch, arriving=arriving)
 
-    def _first_leaf_at(self, request: Request, now: float) -> float:
-        """When a request that arrives can have its first leaf at the earliest, in the order of urgency.
+    def _full(self) -> QueueFullError:
+        return QueueFullError(self._seconds_until(1 if self._pool.available else self._tree.leaves))
 
-        After the batch that runs and all who are more urgent, each at the price of the most efficient batch: who cannot
+    def _first_leaf_at(self, request: Request, now: float) -> float:
+        """When a request that arrives can have its first leaf at the earliest, in the order of priority and urgency.
+
+        After the batch that runs and all who come before it, each at the price of the most efficient batch: who cannot
         make it in such a queue learns it now, and does not hold up those who can.
         """
-        ahead = bisect_right(self.ledger.queues[0], request.entry)  # itself among them
-        seconds = max(ahead * self._profile.cheapest(Segment(0)), self._profile.expected(Segment(0), 1))
+        turn = self.ledger.queues.ahead_of(request.entry) + 1
+        seconds = max(turn * self._profile.cheapest(Segment(0)), self._profile.expected(Segment(0), 1))
         return max(now, self._free_at if self.ledger.computing else now) + seconds
 
     def _end(self, requests: Sequence[Request], reason: StopReason, error: ServiceError) -> Updates:

@@ -1,7 +1,8 @@
-"""Delivery: where the engine's thread meets an event loop. A mailbox per request, one wake-up of the loop per step.
+"""Delivery: what an engine says, sorted into a mailbox per request. One wake-up of the event loop per engine step.
 
     delivery = Delivery(engine)                           # on the loop
     with delivery.submit(image, budget) as mailbox:       # leaving the block cancels what is not answered yet
+        await mailbox.admitted()                          # or refused
         async for refinement in mailbox: ...              # for a stream
         answer = await mailbox.answer()                   # or for one reply
 
@@ -12,7 +13,6 @@ deadline by its own timer: a step that overruns makes no answer late that alread
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -21,49 +21,39 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine import Engine
+from service.client import Admitted, EngineClient, Heard, RequestRecorder
 from service.errors import DeadlineMissedError, ServiceError
-from service.metrics import Recorder
-from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
+from service.request import Budget, Failure, Refinement, StopReason, Ticket
 
 __all__ = ["Delivery", "Mailbox"]
 
-logger = logging.getLogger(__name__)
-
 
 class Delivery:
-    """One event loop's end of an engine. To be made and used on that loop."""
+    """One event loop's requests at an engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineClient) -> None:
         self._engine = engine
-        self._loop = asyncio.get_running_loop()
         self._mailboxes: dict[Ticket, Mailbox] = {}
+        engine.listen(self._sort)
 
     def submit(self, image: NDArray[np.float32], budget: Budget) -> Mailbox:
         """Hand a normalised image (C, H, W) to the engine.
 
         Raises:
-            QueueFullError, DrainingError, BudgetError: as `Engine.submit`.
+            ServiceError: it is refused, and that is known already. Otherwise `Mailbox.admitted` tells.
         """
         # The loop runs `_sort` after this function at the earliest, so no update can miss its mailbox.
-        ticket = self._engine.submit(image, budget, self._deliver)
+        ticket = self._engine.submit(image, budget)
         mailbox = Mailbox(
             budget, clock=self._engine.clock, recorder=self._engine.recorder, on_close=lambda: self._forget(ticket)
         )
         self._mailboxes[ticket] = mailbox
         return mailbox
 
-    def _deliver(self, updates: Sequence[tuple[Ticket, Update]]) -> None:
-        """The engine's listener: called on its thread, once a step."""
-        try:
-            self._loop.call_soon_threadsafe(self._sort, updates)
-        except RuntimeError:
-            logger.warning("the event loop is closed: %d updates have no reader", len(updates))
-
-    def _sort(self, updates: Sequence[tuple[Ticket, Update]]) -> None:
-        for ticket, update in updates:
+    def _sort(self, heard: Sequence[tuple[Ticket, Heard]]) -> None:
+        for ticket, news in heard:
             if (mailbox := self._mailboxes.get(ticket)) is not None:
-                mailbox.put(update)
+                mailbox.put(news)
 
     def _forget(self, ticket: Ticket) -> None:
         if self._mailboxes.pop(ticket, None) is not None:
@@ -77,7 +67,7 @@ class Mailbox:
     """
 
     def __init__(
-        self, budget: Budget, *, clock: Callable[[], float], recorder: Recorder, on_close: Callable[[], None]
+        self, budget: Budget, *, clock: Callable[[], float], recorder: RequestRecorder, on_close: Callable[[], None]
     ) -> None:
         self._deadline = budget.deadline
         self._clock = clock
@@ -85,6 +75,8 @@ class Mailbox:
         self._on_close = on_close
         self._latest: Refinement | None = None
         self._error: ServiceError | None = None
+        self._taken = False
+        self._heard = asyncio.Event()
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
         self._answered = False
@@ -94,15 +86,31 @@ class Mailbox:
         """The deepest prediction so far; None before the first leaf."""
         return self._latest
 
-    def put(self, update: Update) -> None:
-        """Take an update from the engine."""
-        if isinstance(update, Failure):
-            self._error = update.error
+    def put(self, news: Heard) -> None:
+        """Take what the engine says of the request."""
+        self._heard.set()
+        if isinstance(news, Admitted):
+            self._taken = True
+            return
+        if isinstance(news, Failure):
+            self._error = news.error
         else:
-            self._latest = update
+            self._latest, self._taken = news, True
         self._changed.set()
-        if isinstance(update, Failure) or update.stop_reason is not None:
+        if isinstance(news, Failure) or news.stop_reason is not None:
             self._ended.set()
+
+    async def admitted(self) -> None:
+        """Wait until the engine has taken the request.
+
+        Raises:
+            QueueFullError, DrainingError, BudgetError, ServiceError: it has refused it.
+            DeadlineMissedError: the deadline came before it said anything.
+        """
+        if not await _came(self._heard, self._left()):
+            self._conclude_at_deadline()
+        elif not self._taken:
+            self._conclude()
 
     async def next(self, timeout: float | None = None) -> Refinement | None:
         """The newest refinement that was not handed out yet; None after `timeout` seconds without one.
@@ -167,9 +175,11 @@ class Mailbox:
             if isinstance(self._error, DeadlineMissedError):
                 self._recorder.deadline_missed()
             raise self._error
+        answer = self._latest
+        assert answer.stop_reason is not None
         overrun = None if self._deadline is None else max(0.0, self._clock() - self._deadline)
-        self._recorder.answered(self._latest, overrun=overrun)
-        return self._latest
+        self._recorder.answered(ensemble_size=answer.ensemble_size, stop_reason=answer.stop_reason, overrun=overrun)
+        return answer
 
 
 async def _came(event: asyncio.Event, timeout: float | None) -> bool:

@@ -64,7 +64,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         recorder.watch(
             queue_limit=settings.max_waiting,
-            queue_depth=lambda: len(self._core.ledger.queues[0]),
+            queue_depth=lambda: self._core.ledger.queues.waiting,
             inflight=lambda: len(self._core.ledger),
             ensemble_size_allowed=self._ensemble_size_allowed,
         )

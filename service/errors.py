@@ -13,6 +13,7 @@
     ├── UnavailableError       a good request at a bad moment: the client may try again
     │   ├── QueueFullError     every waiting place is taken; says when to come back
     │   ├── StartingError      the model is not loaded and measured yet
+    │   ├── EngineLostError    the engine process has ended; the service is about to start again
     │   └── DrainingError      the service is shutting down
     └── DeadlineMissedError    not one leaf could be computed by the deadline
 
@@ -26,6 +27,7 @@ __all__ = [
     "BudgetError",
     "DeadlineMissedError",
     "DrainingError",
+    "EngineLostError",
     "FormatError",
     "InvalidError",
     "MalformedError",
@@ -107,6 +109,13 @@ class StartingError(UnavailableError):
 
     def __init__(self) -> None:
         super().__init__("the service is starting")
+
+
+class EngineLostError(UnavailableError):
+    """The engine process has ended. The service ends too, so that whoever keeps it starts it again."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine process has ended")
 
 
 class DrainingError(UnavailableError):

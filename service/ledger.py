@@ -100,7 +100,7 @@ class Ledger:
         self._admitted += 1
         request = Request(
             ticket=ticket,
-            entry=Entry(inf if budget.deadline is None else budget.deadline, ticket.number, limit),
+            entry=Entry(inf if budget.deadline is None else budget.deadline, ticket.number, limit, budget.priority),
             image=image,
             budget=budget,
             limit_reason=limit_reason,

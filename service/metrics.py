@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary
+from prometheus_client.exposition import choose_encoder
 
 from model_core.package import Package
+from service.client import Exposition
 from service.errors import DeadlineMissedError, DrainingError, QueueFullError, ServiceError, StartingError
-from service.request import Refinement, StopReason
+from service.request import StopReason
 
 __all__ = ["Recorder"]
 
@@ -25,6 +27,7 @@ REJECTIONS: dict[type[ServiceError], str] = {
 
 REQUEST_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
 STEP_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+GAP_SECONDS = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 OVERRUN_SECONDS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
@@ -72,6 +75,9 @@ class Recorder:
         )
         self._step_seconds = {size: steps.labels(ensemble_size=str(size)) for size in sizes}
         self._step_batch = histogram("hne_step_batch_size", "Requests that shared a step", BATCHES)
+        self._step_gap = histogram(
+            "hne_step_gap_seconds", "From one step's end to the next one's start, while requests could run", GAP_SECONDS
+        )
         self._flops = Counter("hne_flops_total", "Multiply-adds computed", registry=registry)
         self._rejections = Counter(
             "hne_rejections_total", "Requests refused before any work was spent on them", ("reason",), registry=registry
@@ -105,6 +111,11 @@ class Recorder:
         self._inflight.set_function(inflight)
         self._allowed.set_function(ensemble_size_allowed)
 
+    def exposition(self, accept: str) -> Exposition:
+        """All metrics of the registry, in the text format of Prometheus or OpenMetrics."""
+        encode, content_type = choose_encoder(accept)
+        return Exposition(encode(self.registry), content_type)
+
     # From the HTTP layer where a request is not admitted, from the engine where it was and never started
 
     def rejected(self, error: ServiceError) -> None:
@@ -120,6 +131,10 @@ class Recorder:
         self._step_batch.observe(batch)
         self._flops.inc(flops)
 
+    def step_gap(self, *, seconds: float) -> None:
+        """The device stood idle between two steps, though requests could run."""
+        self._step_gap.observe(seconds)
+
     def started(self, *, waited: float) -> None:
         """A request's first step began `waited` seconds after its admission."""
         self._queue_seconds.observe(waited)
@@ -130,12 +145,11 @@ class Recorder:
 
     # From the delivery
 
-    def answered(self, refinement: Refinement, *, overrun: float | None) -> None:
+    def answered(self, *, ensemble_size: int, stop_reason: StopReason, overrun: float | None) -> None:
         """A final refinement was handed out, `overrun` seconds (>= 0) late; None if it had no deadline."""
-        if refinement.stop_reason is not None:
-            self._stops.labels(reason=refinement.stop_reason.value).inc()
-        self._sizes.observe(refinement.ensemble_size)
-        self._expected_accuracy.observe(self._accuracy[refinement.ensemble_size])
+        self._stops.labels(reason=stop_reason.value).inc()
+        self._sizes.observe(ensemble_size)
+        self._expected_accuracy.observe(self._accuracy[ensemble_size])
         if overrun is not None:
             self._overrun.observe(overrun)
 

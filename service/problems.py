@@ -20,6 +20,7 @@ from service.errors import (
     BudgetError,
     DeadlineMissedError,
     DrainingError,
+    EngineLostError,
     FormatError,
     InvalidError,
     MalformedError,
@@ -79,6 +80,7 @@ KINDS: dict[type[ServiceError], _Kind] = {
     QueueFullError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "queue-full", "The queue is full"),
     StartingError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "starting", "The service is starting"),
     DrainingError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "draining", "The service is shutting down"),
+    EngineLostError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "engine-lost", "The engine has ended"),
     DeadlineMissedError: _Kind(HTTPStatus.GATEWAY_TIMEOUT, "deadline-missed", "No prediction in time"),
     ServiceError: _Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The service failed"),
 }
@@ -137,7 +139,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, QueueFullError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if isinstance(error, StartingError | DrainingError):
+    if isinstance(error, StartingError | DrainingError | EngineLostError):
         headers["Retry-After"] = str(RETRY_AFTER)
     return _response(problem, headers)
 

@@ -1,4 +1,5 @@
-"""The profile: how many seconds a segment takes for a batch, measured at start-up and kept current while serving.
+"""The profile: how many seconds a segment takes for a batch, measured at start-up (`service.timings`) and kept current
+while serving.
 
 Segments that compute the same blocks with the same width cost the same, so they share one curve over the batch size:
 linear between the measured sizes, proportional beyond the largest. Each serving step moves the curve a little
@@ -7,22 +8,16 @@ towards what it took; how far steps strayed from the curve, in a bounded window,
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left, bisect_right, insort
-from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
-
 from model_core.tree import Segment, Tree
-from service.runners.base import Runner
 from service.state import StepProfile
 
-__all__ = ["Profile", "Shape", "measure_profile"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Profile", "Shape", "Timings", "shape_of"]
 
 QUANTILE = 0.95
 WINDOW = 256
@@ -34,7 +29,6 @@ RATE = 0.05
 """How much of its deviation one step moves a curve."""
 MAX_DEVIATION = 0.5
 """Deviations count at most so much for the curve: a straggler belongs into the quantile."""
-REPEATS = 5
 
 
 class Shape(NamedTuple):
@@ -44,16 +38,17 @@ class Shape(NamedTuple):
     width: int
 
 
+Timings = Mapping[Shape, Mapping[int, Sequence[float]]]
+"""Measured seconds by shape and batch size; batch 1 is among them for every shape."""
+
+
 class Profile:
-    """Seconds per segment and batch size.
+    """Seconds per segment and batch size."""
 
-    `timings[shape][batch]` are the measured seconds; batch 1 must be among them for every shape.
-    """
-
-    def __init__(self, tree: Tree, timings: Mapping[Shape, Mapping[int, Sequence[float]]], *, max_batch: int) -> None:
+    def __init__(self, tree: Tree, timings: Timings, *, max_batch: int) -> None:
         curves = {shape: _Curve(measured, max_batch) for shape, measured in timings.items()}
         self._curves = {
-            segment: curves[shape] for segment in tree.segments() if (shape := _shape(tree, segment)) in curves
+            segment: curves[shape] for segment in tree.segments() if (shape := shape_of(tree, segment)) in curves
         }
         self._strays = _Window(STRAGGLE_WINDOW, STRAGGLE_QUANTILE)
 
@@ -145,48 +140,6 @@ class _Window:
         self.value = self._ranked[int(self._quantile * (len(self._ranked) - 1) + 0.5)]
 
 
-def measure_profile(
-    runner: Runner,
-    tree: Tree,
-    input_shape: tuple[int, ...],
-    *,
-    max_batch: int,
-    clock: Callable[[], float],
-    seconds: float,
-) -> Profile:
-    """Time every segment of a runner at batch sizes 1, 2, 4, ..., max_batch, in slots that are reserved and free.
-
-    Larger batches are left out, and repeats cut short, once about `seconds` have passed; batch 1 is always measured.
-    """
-    started = clock()
-    random = np.random.default_rng(0)
-    timings: dict[Shape, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-
-    def time_all(batch: int) -> float:
-        began = clock()
-        rows, images = slice(0, batch), random.standard_normal((batch, *input_shape), np.float32)
-        for segment in runner.segments:
-            before = clock()
-            runner.run(segment, rows, None if segment.start else images)
-            timings[_shape(tree, segment)][batch].append(clock() - before)
-        return clock() - began
-
-    measured: list[int] = []
-    for batch in [1 << power for power in range(max_batch.bit_length()) if 1 << power < max_batch] + [max_batch]:
-        time_all(batch)  # the first run of a size allocates
-        for shape in timings.values():
-            shape[batch].clear()
-        last = time_all(batch)
-        measured.append(batch)
-        logger.info("profile: all %d segments at batch %d take %.1f ms", len(runner.segments), batch, 1e3 * last)
-        if clock() - started + 4 * last > seconds:
-            break
-    for _ in range(REPEATS - 1):
-        for batch in measured:
-            if clock() - started < seconds:
-                time_all(batch)
-    return Profile(tree, timings, max_batch=max_batch)
-
-
-def _shape(tree: Tree, segment: Segment) -> Shape:
+def shape_of(tree: Tree, segment: Segment) -> Shape:
+    """The curve that a segment is on."""
     return Shape(tree.entry_block(segment.start), segment.width)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BudgetError, ServiceError
 
-__all__ = ["Budget", "Failure", "Refinement", "StopReason", "Ticket", "Update"]
+__all__ = ["Budget", "Failure", "Priority", "Refinement", "StopReason", "Ticket", "Update"]
 
 
 class StopReason(StrEnum):
@@ -39,6 +39,14 @@ class StopReason(StrEnum):
     """The next step failed; the prediction stands on the leaves before it."""
 
 
+class Priority(IntEnum):
+    """Who gets a first leaf, and a waiting place, before whom when there is not enough for all; the smallest first."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What a request may spend; None leaves that budget open."""
@@ -51,6 +59,7 @@ class Budget:
     """Leaves to average at most."""
     min_confidence: float | None = None
     """Calibrated top probability (0..1) that is enough to stop."""
+    priority: Priority = Priority.NORMAL
 
     def size_limit(self, flops: Sequence[int]) -> tuple[int, StopReason]:
         """The ensemble size at which it must stop, and why; `flops` are those of ensemble sizes 0..N.

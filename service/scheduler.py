@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from model_core.tree import Segment
+from service.request import Priority
 
 __all__ = [
     "Costs",
@@ -37,6 +38,7 @@ class Entry(NamedTuple):
     """Order of admission, >= 0."""
     limit: int = sys.maxsize
     """The ensemble size that its budgets, or a policy, allow at most."""
+    priority: Priority = Priority.NORMAL
 
 
 class Costs(Protocol):
@@ -55,32 +57,53 @@ class Costs(Protocol):
 class Queues:
     """The requests that may take a further step, by ensemble size, most urgent first.
 
-    `queues[n]` are those at size n whose FLOP, size and confidence budgets allow step n; `queues[0]` wait for their
-    first leaf. Those of the batch that is running are in none.
+    `queues[n]` are those at size n whose FLOP, size and confidence budgets allow step n. Those who wait for their first
+    leaf stand in a queue for each priority; `queues[0]` is that of the highest who wait. The requests of the batch that
+    is running are in none.
     """
 
     def __init__(self, leaves: int) -> None:
-        self._queues: list[list[Entry]] = [[] for _ in range(leaves)]
+        self._waiting: list[list[Entry]] = [[] for _ in Priority]
+        self._started: list[list[Entry]] = [[] for _ in range(1, leaves)]
 
     def __getitem__(self, size: int) -> Sequence[Entry]:
-        return self._queues[size]
-
-    def __iter__(self) -> Iterator[Sequence[Entry]]:
-        return iter(self._queues)
+        return self._started[size - 1] if size else next(filter(None, self._waiting), ())
 
     def __bool__(self) -> bool:
-        return any(self._queues)
+        return any(self._started) or any(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their first leaf."""
+        return sum(map(len, self._waiting))
+
+    def everyone(self) -> Iterator[tuple[int, Sequence[Entry]]]:
+        """All queues that are not empty, with their ensemble sizes."""
+        yield from ((0, queue) for queue in self._waiting if queue)
+        yield from ((size, queue) for size, queue in enumerate(self._started, 1) if queue)
+
+    def ahead_of(self, entry: Entry) -> int:
+        """How many of those who wait come before a request."""
+        higher = sum(map(len, self._waiting[: entry.priority]))
+        return higher + bisect_left(self._waiting[entry.priority], entry)
+
+    def last(self) -> Entry:
+        """The least urgent of the lowest who wait; there must be one."""
+        return next(filter(None, reversed(self._waiting)))[-1]
 
     def add(self, size: int, entry: Entry) -> None:
         """A request may take step `size`."""
-        insort(self._queues[size], entry)
+        insort(self._of(size, entry), entry)
 
     def remove(self, size: int, entry: Entry) -> None:
         """A request takes its step, or leaves. It must be there."""
-        queue = self._queues[size]
+        queue = self._of(size, entry)
         index = bisect_left(queue, entry)
         assert queue[index] == entry
         del queue[index]
+
+    def _of(self, size: int, entry: Entry) -> list[Entry]:
+        return self._started[size - 1] if size else self._waiting[entry.priority]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +157,8 @@ def expired(queues: Queues, costs: Costs, now: float) -> list[Entry]:
     run, and so nothing would ever correct it. Caution is the policy's, where it has a choice.
     """
     late: list[Entry] = []
-    for size, queue in enumerate(queues):
-        if queue and queue[0].deadline < (due := now + costs.expected(Segment(size), 1)):
+    for size, queue in queues.everyone():
+        if queue[0].deadline < (due := now + costs.expected(Segment(size), 1)):
             late += queue[: bisect_left(queue, _first_due(due))]
     return late
 
@@ -161,7 +184,7 @@ def seconds_until(queues: Queues, costs: Costs, size: int, max_batch: int, *, ar
     """Expected seconds until everyone queued, and `arriving` more, has reached an ensemble size in full batches."""
     seconds, behind = 0.0, arriving
     for step in range(size):
-        behind += len(queues[step])
+        behind += len(queues[step]) if step else queues.waiting
         full, rest = divmod(behind, max_batch)
         if full:
             seconds += full * costs.expected(Segment(step), max_batch)

@@ -6,6 +6,7 @@ Field names and units are those of the engine: FLOPs are multiply-adds for one i
 from __future__ import annotations
 
 from collections import ChainMap
+from typing import Literal
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
@@ -44,6 +45,9 @@ class Options(BaseModel):
     max_ensemble_size: int | None = Field(default=None, ge=1, description="Networks to average at most.")
     min_confidence: float | None = Field(
         default=None, gt=0, le=1, description="Stop as soon as the most probable class has this calibrated probability."
+    )
+    priority: Literal["high", "normal", "low"] | None = Field(
+        default=None, description="Who is served first when there is not enough for all; normal unless given."
     )
     top_k: int | None = Field(
         default=None, ge=1, description="Classes in the answer; 5 (or all, if fewer) unless given."

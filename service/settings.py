@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
-from service.runners.choice import Precision, RunnerName
+from service.runners.names import Precision, RunnerName
 from service.state import EngineSettings
 
 __all__ = ["Settings", "load_settings", "shipped_model"]
@@ -54,11 +54,20 @@ class Settings(BaseSettings):
         "auto is the first of these that works",
     )
     precision: Precision = Field("float32", description="what a GPU computes in")
+    api_processes: int = Field(
+        0,
+        ge=0,
+        description="processes for HTTP and images, in front of one for the engine; 0: everything in a single process",
+    )
     threads: Count | None = Field(None, description="CPU threads that compute a step; unset, one per available core")
-    decode_threads: Count = Field(2, description="threads that decode images")
+    decode_threads: Count = Field(2, description="threads that decode images, in each of the API processes")
 
     profile_seconds: float = Field(
         _ENGINE.profile_seconds, gt=0, description="time to measure the steps at start-up, seconds"
+    )
+
+    keep_profile: bool = Field(
+        True, description="keep what was measured beside the package, where that can be written, for the next start"
     )
 
     max_active: Count = Field(_ENGINE.max_active, description="requests that hold activations at a time")
@@ -110,6 +119,18 @@ class Settings(BaseSettings):
             SettingsError: none was named, and there is not exactly one in the checkout.
         """
         return self.model if self.model is not None else shipped_model()
+
+    @property
+    def engine(self) -> EngineSettings:
+        """The engine's limits."""
+        return EngineSettings(
+            max_active=self.max_active,
+            max_waiting=self.max_waiting,
+            max_batch=self.max_batch,
+            profile_seconds=self.profile_seconds,
+            keep_profile=self.keep_profile,
+            policy=self.policy,
+        )
 
 
 def load_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:

@@ -27,7 +27,8 @@ class EngineSettings:
     """Seconds; the gauge of the allowed ensemble size tells how deep a new request would get in this time."""
     profile_seconds: float = 2.0
     """Seconds that may go into measuring the profile at start-up."""
-
+    keep_profile: bool = False
+    """Keep what is measured beside the package, and start from it the next time."""
     policy: str = "anytime"
     """What to run next; `service.policies.parse_policy` knows the names."""
 

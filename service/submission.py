@@ -20,7 +20,7 @@ from service.arrival import Head, head_of
 from service.delivery import Mailbox
 from service.errors import DeadlineMissedError, InvalidError, UnavailableError
 from service.lifecycle import Service
-from service.request import Budget, Refinement
+from service.request import Budget, Priority, Refinement
 from service.schemas import Answer, Options, Prediction
 from service.upload import read_upload
 
@@ -147,15 +147,20 @@ async def _admitted(
         max_flops=options.max_flops,
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
+        priority=Priority[(options.priority or "normal").upper()],
     )
+    submitted_at = service.clock()
+    submitted = [mailboxes.enter_context(delivery.submit(image, budget)) for image in images]
+    for mailbox in submitted:
+        await mailbox.admitted()
     return Submission(
         service=service,
         head=head,
         deadline_ms=deadline_ms,
         top_k=top_k,
         decoded_at=decoded_at,
-        submitted_at=service.clock(),
-        mailboxes=[mailboxes.enter_context(delivery.submit(image, budget)) for image in images],
+        submitted_at=submitted_at,
+        mailboxes=submitted,
         is_list=upload.is_list,
     )
 

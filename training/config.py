@@ -57,6 +57,10 @@ class TrainConfig:
         tuple[int, ...] | None,
         Setting("another tree: a branching factor per block, such as 1,1,1,16,1 (default: the architecture's)"),
     ] = None
+    initial: Annotated[
+        Path | None,
+        Setting("folder of a trained run to start from: the same tree, or a smaller one (branching 1,1,...), grown"),
+    ] = None
     dataset: Annotated[
         DatasetName,
         Setting(
@@ -160,7 +164,7 @@ class TrainConfig:
             raise ConfigError(f"stored settings are unreadable: {error}") from error
         if unknown := values.keys() - {item.name for item in fields(cls)}:
             raise ConfigError(f"unknown settings {', '.join(sorted(unknown))}: written by another version?")
-        for name in ("data", "teacher"):
+        for name in ("data", "initial", "teacher"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
         if values.get("branching") is not None:

@@ -23,6 +23,7 @@ from training.config import TrainConfig
 from training.data import ImageDataset
 from training.errors import ConfigError, RunError
 from training.evaluation import leaf_logits, prefix_accuracies
+from training.initial import start_from
 from training.losses import objective, prefix_sizes
 from training.mixing import mixed
 from training.optimizer import sgd
@@ -51,9 +52,17 @@ class RunOptions:
 
 
 def new_run(config: TrainConfig, spec: ModelSpec, data: ImageDataset) -> RunState:
-    """The state before the first step: initial weights drawn from the seed."""
+    """The state before the first step: initial weights drawn from the seed, or those of another run.
+
+    Raises:
+        ConfigError: the other run trained another network.
+        CheckpointError: there is no other run, or its state cannot be read.
+    """
     torch.manual_seed(mixed_seed(config.seed, MODEL))
-    return RunState(config=config, data=data_card(data), position=Position(), model=build_model(spec), momentum={})
+    model = build_model(spec)
+    if config.initial is not None:
+        start_from(model, RunState.load(config.initial).result())
+    return RunState(config=config, data=data_card(data), position=Position(), model=model, momentum={})
 
 
 def data_card(data: ImageDataset) -> DataCard:

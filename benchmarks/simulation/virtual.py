@@ -80,7 +80,7 @@ def simulate(
 
     while True:
         while arrived < len(arrivals) and arrivals[arrived] <= now:
-            if len(ledger.queues[0]) < limits.max_waiting:
+            if ledger.queues.waiting < limits.max_waiting:
                 ledger.admit(_NOTHING, Budget(deadline=deadlines[arrived]), _unheard, arrivals[arrived])
                 offered.append(arrived)
             arrived += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
@@ -16,7 +17,9 @@ from service.scheduler import Costs, Decision, Entry, Situation, largest_batch
 __all__ = ["Anytime", "step_gains"]
 
 FAIR_SHARE = 16
-"""One batch in so many belongs to the eldest request."""
+"""One batch in so many belongs to the eldest patient request."""
+PATIENT = 1000
+"""A request is patient while its deadline is more than so many times a first leaf's seconds away."""
 MARGIN = 1.0
 """How many times over, beside the measured straggler factor, a wide segment has to fit the tightest slack."""
 PAYS = 1.1
@@ -26,13 +29,14 @@ PAYS = 1.1
 class Anytime:
     """Every decision is the first of these that finds a batch:
 
-    1. every `FAIR_SHARE`-th: with the eldest request. Urgent ones end soon, so it is the patient ones that grow old,
-       and this bounds their wait, whatever else arrives: in its turn each needs at most N such steps. Age and not a
-       missing deadline counts, because a service gives every request one, however far away.
-    2. those who wait for a first leaf, while slots are free. Where all of them together would be served no faster than
-       in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the largest set that can
-       still get one together, in the widest segment 0..w that costs less than its steps, and whose time, with as much
-       again as a first leaf takes for whoever comes meanwhile, fits the tightest slack kappa times over.
+    1. every `FAIR_SHARE`-th: with the eldest patient request. Urgent ones end soon, so it is the patient ones that grow
+       old, and this bounds their wait, whatever else arrives: in its turn each needs at most N such steps. A missing
+       deadline is not asked for, because a service gives every request one, however far away.
+    2. those of the highest priority who wait for a first leaf, while slots are free. Where all of them together would
+       be served no faster than in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the
+       largest set that can still get one together, in the widest segment 0..w that costs less than its steps, and
+       whose time, with as much again as a first leaf takes for whoever comes meanwhile, fits the tightest slack kappa
+       times over.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
        kappa times over, fits the tightest slack.
@@ -58,7 +62,7 @@ class Anytime:
         return self._best_refinement(situation, started)
 
     def _first_leaves(self, situation: Situation) -> Decision | None:
-        savable = _step(situation, 0)
+        savable = _step(situation, 0, limit=self._unhurried_batch(situation))
         if savable is None:
             return None
         segment, worthwhile = savable.segment, _worthwhile_batch(situation, len(savable.entries))
@@ -67,6 +71,15 @@ class Anytime:
         if len(situation.segments[0]) > 1:
             segment = self._widest(situation, savable.entries)
         return Decision(segment=segment, entries=savable.entries)
+
+    def _unhurried_batch(self, situation: Situation) -> int:
+        """The largest batch whose first leaf would reach even the least urgent who waits if it straggled."""
+        costs, kappa = situation.costs, self._kappa(situation)
+        slack = situation.queues[0][-1].deadline - situation.now
+        sizes = reversed(batch_sizes(situation.max_batch))
+        return next(
+            (batch for batch in sizes if kappa * costs.expected(Segment(0), batch) <= slack), situation.max_batch
+        )
 
     def _widest(self, situation: Situation, entries: Sequence[Entry]) -> Segment:
         """The widest segment from size 0 that pays and fits everyone's slack and limit."""
@@ -107,15 +120,16 @@ class Anytime:
         return self._margin * situation.costs.straggle
 
     def _for_the_eldest(self, situation: Situation) -> Decision | None:
+        far = Entry(situation.now + PATIENT * situation.costs.expected(Segment(0), 1), -1)
         able = [
-            (min(queue, key=_admission), size)
-            for size, queue in enumerate(situation.queues)
-            if queue and (size or situation.free_slots)
+            (min(queue[first:], key=_admission), size, queue)
+            for size, queue in situation.queues.everyone()
+            if (first := bisect_left(queue, far)) < len(queue) and (size or situation.free_slots)
         ]
         if not able:
             return None
-        eldest, size = min(able, key=lambda candidate: _admission(candidate[0]))
-        return _step(situation, size, member=eldest)
+        eldest, size, queue = min(able, key=lambda candidate: _admission(candidate[0]))
+        return _step(situation, size, queue=queue, member=eldest)
 
 
 _admission = itemgetter(Entry._fields.index("number"))
@@ -137,12 +151,24 @@ def step_gains(table: Sequence[EnsembleFigures]) -> tuple[float, ...]:
     return tuple(max(best_slope(size), 0.0) * (flops[size + 1] - flops[size]) for size in range(len(table)))
 
 
-def _step(situation: Situation, size: int, *, limit: int | None = None, member: Entry | None = None) -> Decision | None:
+def _step(
+    situation: Situation,
+    size: int,
+    *,
+    queue: Sequence[Entry] | None = None,
+    limit: int | None = None,
+    member: Entry | None = None,
+) -> Decision | None:
     """The next leaf for the largest batch at an ensemble size that makes its deadlines, and holds `member`."""
     most = situation.max_batch if size else min(situation.max_batch, situation.free_slots)
-    segment, queue = Segment(size), situation.queues[size]
-    seconds = partial(situation.costs.expected, segment)
-    entries = largest_batch(queue, seconds, situation.now, min(most, limit or most), member=member)
+    segment = Segment(size)
+    entries = largest_batch(
+        queue or situation.queues[size],
+        partial(situation.costs.expected, segment),
+        situation.now,
+        min(most, limit or most),
+        member=member,
+    )
     return Decision(segment=segment, entries=entries) if entries else None
 
 

@@ -13,7 +13,7 @@ from service.scheduler import Decision, Entry, Situation, largest_batch
 
 __all__ = ["batch_sizes", "begin", "efficient_batch", "resume", "route", "route_seconds"]
 
-WORTHWHILE = 1.02
+WORTHWHILE = 1.05
 """A larger batch has to serve so many times the requests per second of a smaller one."""
 
 

@@ -34,6 +34,11 @@ class Runner(Protocol):
         ...
 
     @property
+    def configuration(self) -> str:
+        """Everything of it that decides how long a segment takes on a given machine."""
+        ...
+
+    @property
     def segments(self) -> tuple[Segment, ...]:
         """The segments it can compute; all steps (width 1) are among them."""
         ...

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from typing import Literal
 
 from model_core.package import Package
 from service.errors import RunnerError, SettingsError
 from service.runners.base import Runner
 from service.runners.devices import EXTRA, Device
+from service.runners.names import Precision, RunnerName
 from service.runners.onnx import OnnxRunner
 
-__all__ = ["Precision", "RunnerName", "choose_runner"]
+__all__ = ["choose_runner"]
 
 logger = logging.getLogger(__name__)
-
-RunnerName = Literal["auto", "cpu", "cuda", "onnx-cuda"]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def choose_runner(

@@ -43,6 +43,7 @@ class OnnxRunner:
 
     def __init__(self, package: Package, *, threads: int = 1, device: Device = Device.CPU) -> None:
         self.name = f"onnx-{device}"
+        self.configuration = f"ONNX Runtime {ort.__version__}, {device}, {threads} threads"
         self.max_batch = None
         self._tree = tree = package.manifest.spec.tree
         self._input_shape = package.manifest.spec.input_shape

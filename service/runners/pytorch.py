@@ -57,6 +57,8 @@ class PyTorchRunner:
                 f"and a PyTorch built with CUDA ({EXTRA} brings one)"
             )
         self.name = f"pytorch-{device}"
+        card = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
+        self.configuration = f"PyTorch {torch.__version__}, {card}, {precision}"
         self.max_batch = max_batch
         self._device, self._dtype = torch.device(device), PRECISIONS[precision]
         self._package = package

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
@@ -16,7 +15,7 @@ from deploy.grafana.check_queries import DASHBOARD, queries
 from model_core.package import Package
 from service.errors import DrainingError
 from service.metrics import Recorder
-from service.request import Refinement, StopReason
+from service.request import StopReason
 
 ROOT = Path(__file__).parents[2]
 METRIC = re.compile(r"\b(?:hne_\w+|up)\b")
@@ -29,17 +28,8 @@ def exported(tiny_package: Path) -> dict[str, set[str]]:
     """Every series that the service exports once each kind of thing happened: metric name to label names."""
     package = Package.load(tiny_package)
     recorder = Recorder(package, CollectorRegistry())
-    answer = Refinement(
-        ensemble_size=1,
-        flops=1,
-        probabilities=np.full(10, 0.1, np.float32),
-        stop_reason=StopReason.COMPLETE,
-        started_at=0.0,
-        first_at=0.0,
-        at=0.0,
-    )
     recorder.step(ensemble_size=1, batch=1, seconds=0.0, flops=1)
-    recorder.answered(answer, overrun=0.0)
+    recorder.answered(ensemble_size=1, stop_reason=StopReason.COMPLETE, overrun=0.0)
     recorder.rejected(DrainingError())
     recorder.request(endpoint="predict", outcome="ok", seconds=0.0)
     names: dict[str, set[str]] = {"up": {"job", "instance"}}

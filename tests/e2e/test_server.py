@@ -3,53 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from httpx_sse import aconnect_sse
-from PIL import Image
+
+from tests.e2e.servers import server
 
 pytestmark = pytest.mark.anyio
-
-READY = re.compile(r"is ready at (http://127\.0\.0\.1:\d+)")
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
-    Image.fromarray(np.random.default_rng(3).integers(0, 256, (300, 400, 3), np.uint8)).save(path)
-    return path.read_bytes()
-
-
-@contextmanager
-def server(package: Path, *flags: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A running server's address and process."""
-    command = [sys.executable, "-W", "error", "-m", "service.cli", "--port", "0", "--threads", "1", *flags]
-    environment = os.environ | {"HNE_MODEL": str(package), "HNE_PROFILE_SECONDS": "0.1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            ready = READY.search(process.stdout.readline())
-            assert ready, process.communicate()
-            yield ready[1], process
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")

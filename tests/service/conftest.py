@@ -18,7 +18,7 @@ from PIL import Image
 from model_core.package import Package
 from model_core.tree import Segment
 from service.app import create_app
-from service.lifecycle import make_runner
+from service.local import make_runner
 from service.runners import Array, Rows, Runner
 from service.runners.onnx import OnnxRunner
 from service.settings import Settings
@@ -33,6 +33,7 @@ class Brake:
         self._held_from: int | None = None
         self._released = threading.Event()
         self.name = runner.name
+        self.configuration = runner.configuration
         self.segments: tuple[Segment, ...] = runner.segments
         self.max_batch = runner.max_batch
 
@@ -69,7 +70,7 @@ class Served:
 
     def metric(self, name: str, **labels: str) -> float | None:
         """A sample of the app's registry."""
-        value: float | None = self.app.state.service.registry.get_sample_value(name, labels)
+        value: float | None = self.app.state.service.recorder.registry.get_sample_value(name, labels)
         return value
 
 

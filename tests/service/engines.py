@@ -37,6 +37,7 @@ class TimedRunner:
 
     def __init__(self, runner: Runner, tree: Tree, clock: FakeClock) -> None:
         self.name = runner.name
+        self.configuration = runner.configuration
         self.segments: tuple[Segment, ...] = runner.segments
         self.max_batch = runner.max_batch
         self.before: Callable[[Segment], None] = lambda segment: None

@@ -6,6 +6,7 @@ import pytest
 from model_core.tree import Segment
 from service.delivery import Delivery
 from service.errors import DeadlineMissedError, DrainingError, RunnerError
+from service.local import LocalEngine
 from service.request import Budget, Refinement, StopReason
 from tests.service.engines import Bench, images
 
@@ -16,7 +17,9 @@ SOON = 0.01
 
 def on_loop(test: Callable[[Delivery], Awaitable[None]], bench: Bench) -> None:
     async def main() -> None:
-        await test(Delivery(bench.engine))
+        engine = LocalEngine(lambda: bench.engine, bench.engine.recorder, clock=bench.clock)
+        engine.attach(bench.engine)
+        await test(Delivery(engine))
 
     asyncio.run(main())
 

@@ -8,7 +8,7 @@ import pytest
 
 from model_core.package import Package
 from service.app import create_app
-from service.errors import ServiceError, SettingsError
+from service.errors import DrainingError, ServiceError, SettingsError
 from service.runners import Runner
 from service.settings import Settings
 
@@ -45,4 +45,5 @@ async def test_an_app_that_ends_by_a_fault_closes_its_engine_too(tiny_package: P
 
     with pytest.raises(RuntimeError, match="a fault"):
         await serve_until_a_fault()
-    assert app.state.service.engine.draining
+    with pytest.raises(DrainingError):
+        app.state.service.check_ready()

@@ -1,28 +1,15 @@
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from model_core.package import Package
 from service.errors import DrainingError, QueueFullError, RunnerError, StartingError
 from service.metrics import Recorder
-from service.request import Refinement, StopReason
+from service.request import StopReason
 
 
 @pytest.fixture
 def recorder(package: Package) -> Recorder:
     return Recorder(package, CollectorRegistry())
-
-
-def refinement(size: int, reason: StopReason) -> Refinement:
-    return Refinement(
-        ensemble_size=size,
-        flops=1,
-        probabilities=np.full(10, 0.1, np.float32),
-        stop_reason=reason,
-        started_at=0.0,
-        first_at=0.0,
-        at=0.0,
-    )
 
 
 def test_every_promised_metric_is_there_before_the_first_request(recorder: Recorder, package: Package) -> None:
@@ -40,6 +27,7 @@ def test_every_promised_metric_is_there_before_the_first_request(recorder: Recor
         "hne_deadline_overrun_seconds",
         "hne_step_duration_seconds",
         "hne_step_batch_size",
+        "hne_step_gap_seconds",
         "hne_flops_total",
         "hne_expected_accuracy",
         "hne_queue_depth",
@@ -52,8 +40,8 @@ def test_every_promised_metric_is_there_before_the_first_request(recorder: Recor
 
 
 def test_answers_count_by_size_reason_and_expected_accuracy(recorder: Recorder, package: Package) -> None:
-    recorder.answered(refinement(1, StopReason.DEADLINE), overrun=0.0)
-    recorder.answered(refinement(16, StopReason.COMPLETE), overrun=None)
+    recorder.answered(ensemble_size=1, stop_reason=StopReason.DEADLINE, overrun=0.0)
+    recorder.answered(ensemble_size=16, stop_reason=StopReason.COMPLETE, overrun=None)
     value = recorder.registry.get_sample_value
     assert value("hne_stops_total", {"reason": "deadline"}) == 1
     assert [value("hne_ensemble_size_bucket", {"le": le}) for le in ("1.0", "15.0", "16.0")] == [1, 1, 2]

@@ -1,12 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from model_core.package import Package
 from model_core.tree import Segment, Tree
-from service.profile import Profile, Shape, measure_profile
-from service.runners.onnx import OnnxRunner
+from service.profile import Profile, Shape
 
 TREE = Tree((1, 2, 2))
 FIRST, LAST = Segment(0), Segment(3)
@@ -57,31 +53,3 @@ def test_its_description_names_the_measured_batches() -> None:
     assert described.ensemble_size == 4
     assert described.expected == pytest.approx({1: 0.002, 4: 0.004})
     assert described.quantile == pytest.approx({1: 0.002, 4: 0.004})
-
-
-class Ticking:
-    """A clock that moves on by the same time whenever it is read."""
-
-    def __init__(self, tick: float) -> None:
-        self.now, self.tick = 0.0, tick
-
-    def __call__(self) -> float:
-        self.now += self.tick
-        return self.now
-
-
-@pytest.mark.parametrize(("budget", "batches"), [(1000.0, [1, 2, 4, 6]), (0.001, [1])])
-def test_measuring_keeps_to_its_time_but_always_knows_batch_one(
-    tiny_package: Path, budget: float, batches: list[int]
-) -> None:
-    package = Package.load(tiny_package)
-    tree = package.manifest.spec.tree
-    runner = OnnxRunner(package)
-    runner.reserve(6)
-    measured = measure_profile(
-        runner, tree, package.manifest.spec.input_shape, max_batch=6, clock=Ticking(0.01), seconds=budget
-    )
-    runner.close()
-    for leaf in range(tree.leaves):
-        assert list(measured.describe(Segment(leaf)).expected) == batches
-        assert measured.expected(Segment(leaf), 1) == pytest.approx(0.01)

@@ -8,7 +8,7 @@ import torch
 
 from model_core.package import Package
 from service.errors import SettingsError
-from service.lifecycle import make_runner
+from service.local import make_runner
 from service.runners.devices import Device, open_session
 from service.settings import Settings
 

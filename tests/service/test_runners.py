@@ -14,8 +14,9 @@ from model_core.package import Package
 from model_core.tree import Segment, Tree
 from service.errors import RunnerError, SettingsError
 from service.runners import Array, Runner
-from service.runners.choice import Precision, choose_runner
+from service.runners.choice import choose_runner
 from service.runners.devices import Device
+from service.runners.names import Precision
 from service.runners.onnx import OnnxRunner
 from service.runners.pytorch import PyTorchRunner
 from tests.service.engines import images

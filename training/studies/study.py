@@ -18,7 +18,18 @@ from training.studies.record import Line, load_record
 __all__ = ["FIXED", "Arm", "Protocol", "Study"]
 
 FIXED = frozenset(
-    {"architecture", "branching", "seed", "loss", "alpha", "temperature", "prefixes", "label_smoothing", "ema"}
+    {
+        "architecture",
+        "branching",
+        "initial",
+        "seed",
+        "loss",
+        "alpha",
+        "temperature",
+        "prefixes",
+        "label_smoothing",
+        "ema",
+    }
     | {"mix", "mix_share", "teacher", "teacher_sha256", "teacher_weight"}
 )
 """What arms decide, so that no flag does."""

@@ -1,0 +1,165 @@
+"""What the front carries: requests per second in one process, and with API processes before an engine process.
+
+    python -m benchmarks.front --images cifar10/test
+
+It starts `hne-serve` by itself, once for every number of API processes (0: everything in one process), and loads it in
+closed loops from processes of its own. At ensemble size 1 the engine has little to do and the front is the limit; at
+the full size it is the other way round. The gap is what the device stands idle between two steps although requests
+could run, as the service itself counts it (`hne_step_gap_seconds`).
+
+Closed loops show throughput, not latency under a given load: a client that waits offers less when the service is slow.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import cycle, islice, pairwise
+from typing import Any
+
+from benchmarks.client import Client, arguments, labelled_images, percentile, run, write_report
+
+READY = re.compile(r"is ready at (http://\S+)")
+SAMPLE = re.compile(r'^(\w+?)(?:\{(?:.*,)?le="([^"]+)".*\})? (\S+)$')
+GAP = "hne_step_gap_seconds"
+BATCH = "hne_step_batch_size"
+
+Outcomes = list[tuple[int, float]]
+"""Status and milliseconds of each request."""
+
+
+@contextmanager
+def service(api_processes: int, flags: Sequence[str]) -> Iterator[str]:
+    """A running service's address."""
+    command = [sys.executable, "-m", "service.cli", "--port", "0", "--api-processes", str(api_processes), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ready = READY.search(process.stdout.readline())
+            if ready is None:
+                raise SystemExit("the service did not start")
+            yield ready[1]
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def samples(text: str) -> dict[tuple[str, str], float]:
+    """The samples of an exposition that have no label, or that of a bucket: (name, bound or "") to value."""
+    found = filter(None, map(SAMPLE.match, text.splitlines()))
+    return {(match[1], match[2] or ""): float(match[3]) for match in found}
+
+
+def histogram(before: Mapping[tuple[str, str], float], after: Mapping[tuple[str, str], float], name: str) -> list[Any]:
+    """What came into a histogram between two expositions: (upper bound, how many up to it), ascending."""
+    bounds = [bound for sample, bound in after if sample == f"{name}_bucket"]
+    counts = [(float(bound), after[f"{name}_bucket", bound] - before[f"{name}_bucket", bound]) for bound in bounds]
+    return sorted(counts)
+
+
+def quantile(buckets: Sequence[tuple[float, float]], fraction: float) -> float:
+    """The quantile as Prometheus estimates it: linear within a bucket. NaN if there is nothing; beyond the last bound
+    it is that bound.
+    """
+    rank = fraction * buckets[-1][1]
+    if not rank:
+        return math.nan
+    for (low, below), (high, upto) in pairwise([(0.0, 0.0), *buckets]):
+        if upto >= rank:
+            return low if math.isinf(high) else low + (high - low) * (rank - below) / (upto - below)
+    raise AssertionError("the last bucket holds all")
+
+
+def closed_loops(url: str, images: Sequence[bytes], connections: int, seconds: float, size: int) -> Outcomes:
+    """So many connections, each sending its next image when it has its answer. Runs in a process of its own."""
+    until = time.perf_counter() + seconds
+
+    def loop(start: int) -> Outcomes:
+        client, outcomes = Client(url), []
+        for image in islice(cycle(images), start, None):
+            if time.perf_counter() >= until:
+                break
+            outcome = client.predict(image, max_ensemble_size=size)
+            outcomes.append((outcome.status, outcome.milliseconds))
+        return outcomes
+
+    with ThreadPoolExecutor(connections) as threads:
+        return [outcome for outcomes in threads.map(loop, range(connections)) for outcome in outcomes]
+
+
+def measure(
+    url: str, images: Sequence[bytes], processes: int, connections: int, seconds: float, size: int
+) -> dict[str, Any]:
+    """One row: everything but what was started."""
+    figures = Client(url)
+    with ProcessPoolExecutor(processes) as clients:
+
+        def load(seconds: float) -> Outcomes:
+            jobs = [
+                clients.submit(closed_loops, url, images, connections, seconds, size) for _ in range(processes)
+            ]  # at the same time
+            return [outcome for job in jobs for outcome in job.result()]
+
+        load(min(1.0, seconds))  # warm-up: processes, connections, caches
+        before = samples(figures.get("/metrics"))
+        started = time.perf_counter()
+        outcomes = load(seconds)
+        took = time.perf_counter() - started
+        after = samples(figures.get("/metrics"))
+    gaps = histogram(before, after, GAP)
+    steps = after[f"{BATCH}_count", ""] - before[f"{BATCH}_count", ""]
+    times = [milliseconds for status, milliseconds in outcomes if status == 200]
+    return {
+        "answered": len(times),
+        "other": len(outcomes) - len(times),
+        "requests/s": len(times) / took,
+        "p50 ms": percentile(times, 0.5),
+        "p99 ms": percentile(times, 0.99),
+        "mean step batch": (after[f"{BATCH}_sum", ""] - before[f"{BATCH}_sum", ""]) / steps,
+        "gaps": int(gaps[-1][1]),
+        "gap p50 ms": 1e3 * quantile(gaps, 0.5),
+        "gap p99 ms": 1e3 * quantile(gaps, 0.99),
+    }
+
+
+def main() -> None:
+    """Run and report."""
+    parser = arguments(__doc__, images=200, results="front.json", url=False)
+    parser.add_argument("--api-processes", type=int, nargs="+", default=[0, 1, 2], help="0: everything in one process")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16], help="ensemble sizes to ask for")
+    parser.add_argument("--client-processes", type=int, default=2, help="processes that load the service")
+    parser.add_argument("--connections", type=int, default=32, help="connections of each of them")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of one measurement")
+    parser.add_argument("--repeats", type=int, default=3, help="of the whole sequence")
+    parser.add_argument(
+        "--flag",
+        dest="flags",
+        action="append",
+        default=[],
+        help="for hne-serve, as --flag=--threads=1",
+    )
+    options = parser.parse_args()
+    images = [image for _, image in labelled_images(options.images, options.count, options.seed)]
+    rows = []
+    for _ in range(options.repeats):
+        for api_processes in options.api_processes:
+            with service(api_processes, options.flags) as url:
+                card = Client(url).model_card()
+                for size in options.sizes:
+                    row = measure(url, images, options.client_processes, options.connections, options.seconds, size)
+                    rows.append({"API processes": api_processes or "none", "size": size, **row})
+    versions = {name: version(name) for name in ("fastapi", "uvicorn", "onnxruntime", "pyzmq", "msgspec")}
+    how = {name: value for name, value in vars(options).items() if name not in ("images", "output")}
+    write_report(options.output, "front", card, rows, versions=versions, cores=os.cpu_count(), options=how)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,300 @@
+"""The engine in another process, as an API process sees it: the near end of the channel.
+
+Nothing here waits for the engine but its answers to questions. Sending never blocks: if the engine process does not
+read, a request is refused at once, and notes are kept, up to a limit, until it does. When the connection breaks the
+engine process has ended: whoever waits is answered with what there is, and the service is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from typing import cast
+
+import numpy as np
+import zmq
+import zmq.asyncio
+from numpy.typing import NDArray
+from zmq.utils.monitor import recv_monitor_message
+
+from service.channel.messages import (
+    AskFigures,
+    AskState,
+    Figures,
+    Hello,
+    News,
+    NoAnswer,
+    Notes,
+    Question,
+    Ready,
+    Refined,
+    State,
+    Submit,
+    Welcome,
+    decode_from_engine,
+    encode,
+)
+from service.channel.reports import NOTES_SECONDS, Reports
+from service.client import Admitted, Exposition, Heard, Listener
+from service.errors import DrainingError, EngineLostError, QueueFullError, ServiceError, StartingError
+from service.request import Budget, Failure, Refinement, StopReason, Ticket
+from service.state import EngineState
+
+__all__ = ["RemoteEngine"]
+
+NEWS_LIMIT = 64
+"""Messages that may lie unread before the engine process keeps them back."""
+SUBMIT_LIMIT = 256
+"""Requests that may be on their way before more are refused."""
+RETRY_AFTER = 1.0
+LINGER_MS = 1000
+"""What is said last is given so long to arrive."""
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteEngine:
+    """An `EngineClient` at a ZeroMQ address. `sha256` is the digest of the package that it must serve."""
+
+    def __init__(self, address: str, sha256: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.failure: ServiceError | None = None
+        self.recorder = Reports(self._later)
+        self._address = address
+        self._sha256 = sha256
+        self._listener: Listener = lambda heard: None
+        self._numbers = count()
+        self._active: dict[int, tuple[Ticket, Refinement | None]] = {}
+        """Requests that have not ended, with their latest refinement."""
+        self._questions: dict[int, asyncio.Future[EngineState | Exposition]] = {}
+        self._cancelled: list[int] = []
+        self._flush: asyncio.TimerHandle | None = None
+        self._welcome = asyncio.Event()
+        self._draining = False
+
+    def start(self) -> None:
+        """Connect. The engine process may come up later."""
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.set(zmq.RCVHWM, NEWS_LIMIT)
+        self._socket.set(zmq.SNDHWM, SUBMIT_LIMIT)
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket.connect(self._address)
+        self._send(Hello())
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch(monitor))]
+        self._tasks[0].add_done_callback(self._deaf)
+
+    async def started(self) -> None:
+        """See `EngineClient.started`."""
+        await self._welcome.wait()
+
+    def listen(self, listener: Listener) -> None:
+        """See `EngineClient.listen`."""
+        self._listener = listener
+
+    def check_ready(self) -> None:
+        """See `EngineClient.check_ready`."""
+        if self.failure is not None:
+            raise self.failure
+        if not self._welcome.is_set():
+            raise StartingError
+        if self._draining:
+            raise DrainingError
+
+    def submit(self, image: NDArray[np.float32], budget: Budget) -> Ticket:
+        """See `EngineClient.submit`."""
+        self.check_ready()
+        ticket = Ticket(next(self._numbers))
+        if not self._send(Submit(ticket.number, budget), np.ascontiguousarray(image, np.float32)):
+            raise QueueFullError(RETRY_AFTER)
+        self._active[ticket.number] = ticket, None
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """See `EngineClient.cancel`; what is cancelled in the same turn of the loop is one message."""
+        if self._active.pop(ticket.number, None) is not None:
+            self._cancelled.append(ticket.number)
+            self._later(0)
+
+    async def snapshot(self) -> EngineState:
+        """See `EngineClient.snapshot`."""
+        answer = await self._ask(AskState(next(self._numbers)))
+        assert isinstance(answer, EngineState)
+        return answer
+
+    async def exposition(self, accept: str) -> Exposition:
+        """See `EngineClient.exposition`: the engine process's, which holds the figures of all API processes."""
+        answer = await self._ask(AskFigures(next(self._numbers), accept))
+        assert isinstance(answer, Exposition)
+        return answer
+
+    async def drain(self, timeout: float) -> None:
+        """Take no more. The engine process drains by itself: it is told when the whole service ends."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """Say what is left to say, and end."""
+        self._send_notes()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._flush is not None:
+            self._flush.cancel()
+        self._socket.disable_monitor()
+        self._context.destroy(linger=0 if self.failure else LINGER_MS)
+
+    # Hear
+
+    async def _listen(self) -> None:
+        while True:
+            head, *body = await self._socket.recv_multipart(copy=False)
+            message = decode_from_engine(head.buffer)
+            match message:
+                case News():
+                    self._hear(message, body)
+                case Welcome(sha256):
+                    self._greet(sha256)
+                case State(number, state):
+                    self._answer(number, state)
+                case Figures(number, content_type):
+                    self._answer(number, Exposition(body[0].bytes, content_type))
+                case NoAnswer(number):
+                    self._answer(number, ServiceError("the engine process could not answer; its log says why"))
+
+    def _greet(self, sha256: str) -> None:
+        if sha256 != self._sha256:
+            self.failure = ServiceError("the model package is not the one that the engine serves: it was changed")
+            logger.critical("%s", self.failure)
+        else:
+            self._send(Ready())
+        self._welcome.set()
+
+    def _hear(self, news: News, body: list[zmq.Frame]) -> None:
+        """Pass on what happened, in the order in which it can have happened to one request."""
+        self._draining |= news.draining
+        heard: list[tuple[Ticket, Heard]] = [
+            (self._active[number][0], Admitted()) for number in news.admitted if number in self._active
+        ]
+        if news.refined:
+            rows = np.frombuffer(body[0].buffer, np.float32).reshape(len(news.refined), -1)
+            for refined, probabilities in zip(news.refined, rows, strict=True):
+                if (entry := self._active.get(refined.number)) is not None:
+                    heard.append((entry[0], self._refine(entry[0], refined, probabilities)))
+        heard.extend(
+            (self._active.pop(failed.number)[0], Failure(error=failed.fault.error, at=failed.at))
+            for failed in news.failed
+            if failed.number in self._active
+        )
+        if heard:
+            self._listener(heard)
+
+    def _refine(self, ticket: Ticket, refined: Refined, probabilities: NDArray[np.float32]) -> Refinement:
+        refinement = Refinement(
+            ensemble_size=refined.ensemble_size,
+            flops=refined.flops,
+            probabilities=probabilities,
+            stop_reason=refined.stop_reason,
+            started_at=refined.started_at,
+            first_at=refined.first_at,
+            at=refined.at,
+        )
+        if refinement.stop_reason is None:
+            self._active[ticket.number] = ticket, refinement
+        else:
+            del self._active[ticket.number]
+        return refinement
+
+    # The end of the engine process
+
+    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
+        await recv_monitor_message(monitor)  # the only event asked for
+        self._lose()
+
+    def _deaf(self, listening: asyncio.Task[None]) -> None:
+        if not listening.cancelled():
+            logger.critical("what the engine process says cannot be understood", exc_info=listening.exception())
+            self._lose()
+
+    def _lose(self) -> None:
+        """The engine is gone: answer everyone with what they have."""
+        self.failure = EngineLostError()
+        logger.error("%s", self.failure)
+        active, self._active = self._active, {}
+        at = self.clock()
+        heard: list[tuple[Ticket, Heard]] = []
+        for ticket, latest in active.values():
+            if latest is None:
+                heard.append((ticket, Failure(error=self.failure, at=at)))
+            else:
+                heard.append((ticket, replace(latest, stop_reason=StopReason.ERROR)))
+        if heard:
+            self._listener(heard)
+        for number in list(self._questions):
+            self._answer(number, self.failure)
+        self._welcome.set()
+
+    # Ask
+
+    async def _ask(self, question: Question) -> EngineState | Exposition:
+        if self.failure is not None:
+            raise self.failure
+        if not self._welcome.is_set():
+            raise StartingError
+        self._send_notes()  # an answer holds what this process has counted itself
+        if not self._send(question):
+            raise QueueFullError(RETRY_AFTER)
+        future: asyncio.Future[EngineState | Exposition] = asyncio.get_running_loop().create_future()
+        self._questions[question.number] = future
+        try:
+            return await future
+        finally:
+            del self._questions[question.number]
+
+    def _answer(self, number: int, answer: EngineState | Exposition | ServiceError) -> None:
+        future = self._questions.get(number)
+        if future is None or future.done():
+            return
+        if isinstance(answer, ServiceError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    # Send
+
+    def _later(self, seconds: float) -> None:
+        """Send the notes within so many seconds."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        if self._flush is not None:
+            if self._flush.when() <= due:
+                return
+            self._flush.cancel()
+        self._flush = loop.call_at(due, self._send_notes)
+
+    def _send_notes(self) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        if self.failure is not None or not (self._cancelled or self.recorder.events):
+            return
+        if self._send(Notes(self._cancelled, list(self.recorder.events))):
+            self._cancelled = []
+            self.recorder.events.clear()
+        else:
+            self._later(NOTES_SECONDS)
+
+    def _send(
+        self, message: Hello | Ready | Submit | Notes | Question, body: NDArray[np.float32] | None = None
+    ) -> bool:
+        """Whether it went out; not if the engine process has not read so many before it."""
+        frames = [encode(message)] if body is None else [encode(message), body]
+        try:
+            sent = self._socket.send_multipart(frames, flags=zmq.DONTWAIT, copy=False)
+            cast("asyncio.Future[object]", sent).result()  # it is done already: sent or refused
+        except zmq.Again:
+            return False
+        return True

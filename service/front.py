@@ -1,0 +1,66 @@
+"""Front: the app over an engine, wherever that one runs. It needs no runner, and an API process loads none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from service.api import router
+from service.arrival import Arrival, Head
+from service.lifecycle import Service
+from service.problems import CLIENT_LEFT, add_problem_handlers
+
+__all__ = ["create_front"]
+
+DESCRIPTION = """
+Classify images with a hierarchical neural ensemble, **within a budget that you name**: a deadline, a number of FLOPs,
+an ensemble size, or a confidence that is enough. From its first network on a request holds an answer; whatever is left
+of the budget makes it better.
+
+    curl -F file=@cat.jpg 'localhost:8000/predict?deadline_ms=50'
+    curl -N -F file=@cat.jpg 'localhost:8000/predict/stream'
+
+Every error is `application/problem+json` and carries the `request_id` that the answer's `X-Request-Id` repeats.
+"""
+
+
+def create_front(service: Service) -> FastAPI:
+    """The app for one model. The engine starts with the app's lifespan and drains at its end."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    app = FastAPI(title="HNE Serve", version=_version(), description=DESCRIPTION, lifespan=lifespan)
+    app.state.service = service
+    app.include_router(router)
+    add_problem_handlers(app)
+
+    def on_end(path: str, head: Head, seconds: float) -> None:
+        if path.startswith("/predict"):
+            service.recorder.request(endpoint=path, outcome=_outcome(head.status), seconds=seconds)
+
+    app.add_middleware(Arrival, clock=service.clock, on_end=on_end)
+    return app
+
+
+def _outcome(status: int | None) -> str:
+    """A status as one of few words for the metrics."""
+    if status is None or status == CLIENT_LEFT:
+        return "disconnected"
+    exact = {200: "answered", 503: "rejected", 504: "deadline_missed"}
+    return exact.get(status, "invalid" if status < 500 else "failed")
+
+
+def _version() -> str:
+    try:
+        return version("hne-serve")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

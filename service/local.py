@@ -1,0 +1,170 @@
+"""The engine in the process of its event loop: for tests, for other ASGI servers, and where one process is enough."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from model_core.package import Package
+from service.client import Admitted, Exposition, Heard, Listener
+from service.engine import Engine
+from service.errors import DrainingError, ServiceError, StartingError
+from service.metrics import Recorder
+from service.request import Budget, Ticket
+from service.runners import Runner
+from service.runners.choice import choose_runner
+from service.settings import Settings
+from service.state import EngineState
+
+__all__ = ["LocalEngine", "RunnerFactory", "build_engine", "make_runner", "process_registry"]
+
+RunnerFactory = Callable[[Package, Settings], Runner]
+
+logger = logging.getLogger(__name__)
+
+
+class LocalEngine:
+    """An engine that `build` makes, in a thread, once it is started."""
+
+    def __init__(self, build: Callable[[], Engine], recorder: Recorder, *, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.recorder = recorder
+        self.failure: ServiceError | None = None
+        self._build = build
+        self._engine: Engine | None = None
+        self._listener: Listener = lambda heard: None
+        self._draining = False
+
+    def start(self) -> None:
+        """Load the steps, measure the profile and start the engine, beside the event loop."""
+        self._starting = asyncio.create_task(self._start())
+
+    async def started(self) -> None:
+        """See `EngineClient.started`."""
+        await self._starting
+
+    def attach(self, engine: Engine) -> None:
+        """Serve with an engine that somebody else runs, or steps."""
+        self._loop = asyncio.get_running_loop()
+        self._engine = engine
+
+    def listen(self, listener: Listener) -> None:
+        """See `EngineClient.listen`."""
+        self._listener = listener
+
+    def check_ready(self) -> None:
+        """See `EngineClient.check_ready`; not ready either if the engine's thread has ended by itself."""
+        if self._draining or self._running.draining:
+            raise DrainingError
+
+    def submit(self, image: NDArray[np.float32], budget: Budget) -> Ticket:
+        """See `EngineClient.submit`; every refusal is known at once."""
+        ticket = self._running.submit(image, budget, self._deliver)
+        self._loop.call_soon(self._hear, [(ticket, Admitted())])
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """See `EngineClient.cancel`."""
+        self._running.cancel(ticket)
+
+    async def snapshot(self) -> EngineState:
+        """See `EngineClient.snapshot`."""
+        return self._running.snapshot()
+
+    async def exposition(self, accept: str) -> Exposition:
+        """See `EngineClient.exposition`."""
+        return self.recorder.exposition(accept)
+
+    async def drain(self, timeout: float) -> None:
+        """See `EngineClient.drain`."""
+        self._draining = True
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.drain, timeout)
+
+    async def close(self) -> None:
+        """See `EngineClient.close`."""
+        await self.started()
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.close)
+
+    @property
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise self.failure or StartingError()
+        return self._engine
+
+    async def _start(self) -> None:
+        try:
+            engine = await asyncio.to_thread(self._build)
+            engine.start()
+        except ServiceError as error:
+            logger.critical("the model cannot be served: %s", error)
+            self.failure = error
+        except Exception as error:  # a fault of our own or of a library must not look like a start that takes long
+            logger.critical("the model cannot be served", exc_info=True)
+            self.failure = ServiceError(f"the model cannot be served: {error!r}")
+        else:
+            self.attach(engine)
+
+    def _deliver(self, heard: Sequence[tuple[Ticket, Heard]]) -> None:
+        """The engine's listener: called on its thread, once a step."""
+        try:
+            self._loop.call_soon_threadsafe(self._hear, heard)
+        except RuntimeError:
+            logger.warning("the event loop is closed: %d updates have no reader", len(heard))
+
+    def _hear(self, heard: Sequence[tuple[Ticket, Heard]]) -> None:
+        self._listener(heard)
+
+
+def build_engine(
+    package: Package,
+    settings: Settings,
+    recorder: Recorder,
+    *,
+    clock: Callable[[], float],
+    runner_factory: RunnerFactory | None = None,
+) -> Engine:
+    """The engine that the settings describe, measured and ready to start.
+
+    Raises:
+        RunnerError: a step cannot be loaded.
+        SettingsError: a limit makes no sense, or the device that was named cannot be used.
+    """
+    runner = (runner_factory or make_runner)(package, settings)
+    return Engine(package, runner, settings=settings.engine, recorder=recorder, clock=clock)
+
+
+def make_runner(package: Package, settings: Settings) -> Runner:
+    """The runner that the settings name.
+
+    Raises:
+        RunnerError: a step cannot be loaded.
+        SettingsError: the device that was named cannot be used.
+    """
+    return choose_runner(
+        package,
+        settings.runner,
+        threads=settings.threads or _cores(),
+        precision=settings.precision,
+        max_batch=settings.max_batch,
+    )
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry of its own with the figures of the process."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry
+
+
+def _cores() -> int:
+    """The processor cores that this process may use; all of the machine's where the system does not tell (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,63 @@
+"""Single: HTTP and engine in one process, on one event loop and one thread beside it."""
+
+from __future__ import annotations
+
+import math
+import socket
+
+import uvicorn
+
+from service.app import create_app
+from service.lifecycle import Service
+from service.logs import complain
+from service.settings import Settings
+from service.welcome import welcome
+
+__all__ = ["Server", "serve_in_one_process"]
+
+
+def serve_in_one_process(settings: Settings) -> int:
+    """Serve until told to end; the exit status.
+
+    Raises:
+        PackageError, SettingsError: the model cannot be served.
+    """
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,  # service.arrival has one line per request, with its id
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+    )
+    service: Service = app.state.service
+    Server(config, service).run()
+    return 0 if service.failure is None else complain(service.failure, 1)
+
+
+class Server(uvicorn.Server):
+    """uvicorn that says when it is ready, and that answers the active requests before it closes anything.
+
+    uvicorn by itself first waits for open connections and only then tells the app to stop; requests without a deadline
+    would go on to their end.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, so that probes are answered, then wait for the model."""
+        await super().startup(sockets)
+        await self.service.started()
+        if self.service.failure is not None:
+            self.should_exit = True
+            return
+        welcome(self.service.package, self.servers[0].sockets[0])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer who waits, then close."""
+        await self.service.drain()
+        await super().shutdown(sockets)

@@ -1,0 +1,233 @@
+"""`hne-serve --api-processes 2`: what a user notices of its processes, above all when one of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from httpx_sse import aconnect_sse
+
+from tests.e2e.servers import launched, wait_until_ready
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at the processes in /proc"),
+]
+
+PATIENCE = 240
+"""Seconds after which a test gives up: many, since a busy machine may take long to start a process."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service of several processes."""
+
+    url: str
+    process: subprocess.Popen[str]
+    folder: Path
+    """Where its temporary files are."""
+
+    @property
+    def engine(self) -> int:
+        """The process that has the runner loaded."""
+        (engine,) = (child for child in self._children() if _loads_the_runner(child))
+        return engine
+
+    @property
+    def apis(self) -> set[int]:
+        """The processes that serve HTTP."""
+        return {child for child in self._children() if not _loads_the_runner(child)}
+
+    def _children(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(child) for child in children if b"resource_tracker" not in _read(f"/proc/{child}/cmdline")]
+
+    def alive(self) -> list[str]:
+        """What is left of its process group."""
+        stats = [_read(str(path)).rpartition(b")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
+        return [str(stat) for stat in stats if stat and int(stat[2]) == self.process.pid and stat[0] != b"Z"]
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def _loads_the_runner(pid: int) -> bool:
+    return b"onnxruntime" in _read(f"/proc/{pid}/maps")
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Within the block a process stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def services(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Running]]:
+    """Services that have nothing to do with each other, started together to save time."""
+    with ExitStack() as stack:
+        started = []
+        for name, count in (("a", 2), ("b", 1), ("c", 2), ("d", 1)):
+            folder = tmp_path_factory.mktemp(name)
+            flags = ("--api-processes", str(count), "--drain-seconds", "30")
+            started.append((stack.enter_context(launched(tiny_package, *flags, TMPDIR=str(folder))), folder))
+        yield [Running(wait_until_ready(process), process, folder) for process, folder in started]
+
+
+@pytest.fixture
+def service(services: list[Running]) -> Running:
+    """One that every test leaves as it was."""
+    return services[0]
+
+
+async def stream(client: httpx.AsyncClient, photo: bytes) -> list[tuple[str, dict[str, object]]]:
+    async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
+        return [(event.event, event.json()) async for event in source.aiter_sse()]
+
+
+async def status(url: str, path: str, photo: bytes | None = None) -> tuple[int, str]:
+    """Of an answer on a connection of its own, and the problem's kind."""
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
+        response = await (client.get(path) if photo is None else client.post(path, files={"file": photo}))
+        return response.status_code, response.json().get("type", "") if response.is_error else ""
+
+
+async def test_each_api_process_predicts_and_streams_while_the_other_hangs(service: Running, photo: bytes) -> None:
+    assert len(service.apis) == 2, "and neither has loaded the runner"
+    for other in service.apis:
+        with stopped(other):
+            async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
+                answer = (await client.post("/predict", files={"file": photo})).json()
+                assert (answer["stop_reason"], answer["ensemble_size"]) == ("complete", 16)
+                events = await stream(client, photo)
+                assert (events[0][0], events[-1][0], events[-1][1]["ensemble_size"]) == ("start", "done", 16)
+                assert (await client.post("/predict?max_flops=1", files={"file": photo})).status_code == 422
+                assert (await client.get("/v1/models")).json()["models"][0]["runner"] == "onnx-cpu"
+
+
+async def test_every_api_process_shows_the_figures_of_all(service: Running, photo: bytes) -> None:
+    def requests(text: str) -> float:
+        lines = (line for line in text.splitlines() if line.startswith("hne_request_duration_seconds_count"))
+        return float(next(lines).split()[1])
+
+    async def shown() -> float:
+        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
+            return requests((await client.get("/metrics")).text)
+
+    before = await shown()
+    seen = []
+    for other in service.apis:
+        with stopped(other):
+            async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
+                for _ in range(3):
+                    await client.post("/predict", files={"file": photo})
+            seen.append(await shown())
+    assert seen[0] >= before + 3, "a process shows its own at once"
+    async with asyncio.timeout(PATIENCE):
+        while await shown() != before + 6:
+            pass
+
+
+async def test_clients_that_leave_mid_stream_leave_nothing_behind(service: Running, photo: bytes) -> None:
+    async def leave(client: httpx.AsyncClient) -> None:
+        async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
+            async for _ in source.aiter_sse():
+                break
+
+    async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
+        await asyncio.gather(*(leave(client) for _ in range(32)))
+        async with asyncio.timeout(PATIENCE):
+            while "hne_inflight_requests 0.0" not in (await client.get("/metrics")).text:
+                pass
+
+
+async def test_a_killed_api_process_is_replaced(service: Running, photo: bytes) -> None:
+    killed, survivor = service.apis
+    os.kill(killed, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        while len(service.apis) != 2 or killed in service.apis:
+            await asyncio.sleep(0)
+        with stopped(survivor):  # who connects waits for the new one
+            while (await status(service.url, "/readyz"))[0] != 200:
+                pass
+            assert (await status(service.url, "/predict", photo))[0] == 200
+    assert service.process.poll() is None
+
+
+async def test_without_the_engine_nobody_is_served_and_the_service_ends(services: list[Running], photo: bytes) -> None:
+    service = services[1]
+    with stopped(service.process.pid):  # so that the end can be looked at
+        os.kill(service.engine, signal.SIGKILL)
+        lost = (503, "urn:hne:problem:engine-lost")
+        async with asyncio.timeout(PATIENCE):
+            while await status(service.url, "/readyz") != lost:
+                pass
+        assert await status(service.url, "/predict", photo) == lost
+        assert await status(service.url, "/metrics") == lost
+    assert service.process.wait(PATIENCE) == 1
+    assert service.process.stderr is not None
+    assert "the engine process ended, with status -9" in service.process.stderr.read()
+    assert not service.alive()
+    assert not list(service.folder.iterdir())
+
+
+@pytest.mark.parametrize(("index", "to_all"), [(2, False), (3, True)], ids=["SIGTERM", "Ctrl-C"])
+async def test_told_to_end_it_answers_everyone_first(
+    services: list[Running], photo: bytes, index: int, to_all: bool
+) -> None:
+    service = services[index]
+    async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
+        to_start = 8
+
+        async def last_event() -> tuple[str, object]:
+            nonlocal to_start
+            async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
+                async for event in source.aiter_sse():
+                    if event.event == "start":
+                        to_start -= 1
+                        if not to_start and to_all:
+                            os.killpg(service.process.pid, signal.SIGINT)
+                        elif not to_start:
+                            service.process.send_signal(signal.SIGTERM)
+                    last = event
+            return last.event, last.json()["stop_reason"]
+
+        ends = await asyncio.gather(*(last_event() for _ in range(to_start)))
+    assert all(end in {("done", "complete"), ("done", "drain")} for end in ends)
+    assert service.process.wait(PATIENCE) == 0
+    assert service.process.stderr is not None
+    assert service.process.stderr.read() == ""
+    assert not service.alive()
+    assert not list(service.folder.iterdir())
+
+
+async def test_a_killed_supervisor_leaves_no_process_behind(services: list[Running]) -> None:
+    service = services[0]
+    service.process.kill()
+    async with asyncio.timeout(PATIENCE):
+        while service.alive():
+            await asyncio.sleep(0)
+
+
+def test_a_model_that_cannot_be_served_ends_all_with_a_word(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "--model", str(tmp_path), "--api-processes", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hne-serve: ")
+    assert "Traceback" not in done.stderr

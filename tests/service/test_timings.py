@@ -1,0 +1,85 @@
+"""What a profile starts from: measured within its time, and kept for the next start."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from model_core.package import Package
+from service.profile import Timings
+from service.runners.onnx import OnnxRunner
+from service.timings import measure, timings_of
+
+
+class Ticking:
+    """A clock that moves on by the same time whenever it is read."""
+
+    def __init__(self, tick: float = 0.01) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+@pytest.fixture
+def copied(package: Package, tmp_path: Path) -> Package:
+    return Package.load(shutil.copytree(package.root, tmp_path / "model"))
+
+
+@pytest.fixture
+def runner(copied: Package) -> OnnxRunner:
+    runner = OnnxRunner(copied)
+    runner.reserve(6)
+    return runner
+
+
+def started(package: Package, runner: OnnxRunner, tick: float, *, keep: bool = True) -> Timings:
+    """A start on a machine whose segments all take `tick`."""
+    return timings_of(package, runner, max_batch=2, clock=Ticking(tick), seconds=100.0, keep=keep)
+
+
+@pytest.mark.parametrize(("budget", "batches"), [(1000.0, [1, 2, 4, 6]), (0.001, [1])])
+def test_measuring_keeps_to_its_time_but_always_knows_batch_one(
+    copied: Package, runner: OnnxRunner, budget: float, batches: list[int]
+) -> None:
+    timings = measure(copied, runner, max_batch=6, clock=Ticking(), seconds=budget)
+    assert {shape.entry_block for shape in timings} == {0, 1, 2, 3, 4}
+    for measured in timings.values():
+        assert list(measured) == batches
+        assert measured[1][0] == pytest.approx(0.01)
+
+
+def test_the_next_start_knows_what_the_last_one_measured(copied: Package, runner: OnnxRunner) -> None:
+    assert started(copied, runner, 0.25) == started(copied, runner, 0.5)
+    (kept,) = copied.root.with_name("model.profiles").iterdir()
+    assert kept.suffix == ".json"
+
+
+def test_unless_it_is_not_to_be_kept(copied: Package, runner: OnnxRunner) -> None:
+    started(copied, runner, 0.25, keep=False)
+    assert not copied.root.with_name("model.profiles").exists()
+
+
+def test_another_configuration_is_measured_for_itself(copied: Package, runner: OnnxRunner) -> None:
+    other = OnnxRunner(copied, threads=2)
+    other.reserve(6)
+    assert started(copied, runner, 0.25) != started(copied, other, 0.5)
+
+
+def test_a_damaged_file_is_measured_again(
+    copied: Package, runner: OnnxRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = started(copied, runner, 0.25)
+    (kept,) = copied.root.with_name("model.profiles").iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING):
+        assert started(copied, runner, 0.5) != first
+    assert str(kept) in caplog.text
+    assert started(copied, runner, 0.25) != first, "the file is whole again"
+
+
+def test_a_folder_that_cannot_be_written_is_no_fault(copied: Package, runner: OnnxRunner) -> None:
+    copied.root.with_name("model.profiles").write_bytes(b"in the way")
+    assert started(copied, runner, 0.25)

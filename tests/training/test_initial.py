@@ -1,0 +1,66 @@
+"""Starting from another run's weights: the same network, or an ensemble grown from a single one."""
+
+import pytest
+import torch
+
+from model_core.build import build_model
+from model_core.grouped import HierarchicalEnsemble
+from model_core.zoo import architecture
+from tests.models import calibrated_model
+from training.errors import ConfigError
+from training.initial import NOISE, start_from
+
+SINGLE = (1, 1, 1, 1, 1)
+
+
+def fresh(**changes: object) -> HierarchicalEnsemble:
+    torch.manual_seed(1)
+    return build_model(architecture("hne_tiny").replace(**changes)).eval()
+
+
+@torch.inference_mode()
+def logits(model: HierarchicalEnsemble) -> torch.Tensor:
+    result: torch.Tensor = model(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2)))
+    return result
+
+
+def test_the_same_tree_starts_with_the_same_outputs(tiny_model: HierarchicalEnsemble) -> None:
+    model = fresh()
+    start_from(model, tiny_model)
+    torch.testing.assert_close(logits(model), logits(tiny_model))
+
+
+@pytest.mark.parametrize("branching", [SINGLE, (1, 2, 2, 1, 1)])
+def test_a_smaller_tree_grows_into_leaves_that_resemble_it_and_differ(branching: tuple[int, ...]) -> None:
+    small, model = calibrated_model("hne_tiny", branching=branching), fresh()
+    start_from(model, small)
+    before, after = logits(small), logits(model)
+    copies = len(after) // len(before)
+    torch.testing.assert_close(after[0], before[0])
+    assert torch.unique(after, dim=0).shape == after.shape, "no two leaves are equal"
+    nearest = torch.cdist(after.flatten(1), before.flatten(1)).argmin(dim=1)
+    assert nearest.tolist() == [leaf // copies for leaf in range(16)]
+
+
+def test_copies_are_moved_by_a_part_of_the_weights_own_scale() -> None:
+    small, model = calibrated_model("hne_tiny", branching=SINGLE), fresh()
+    start_from(model, small)
+    name = "layers.0.body.0.conv.weight"
+    source, (first, second) = (
+        small.block(1).state_dict()[name],
+        model.block(1).state_dict()[name].chunk(2),
+    )
+    assert torch.equal(first, source)
+    assert (second - source).std() / source.std() == pytest.approx(NOISE, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"classes": 7}, "trained hne_tiny for 7 classes, another network"),
+        ({"branching": (1, 2, 2, 2, 6)}, "block 4 of that run has 48 nodes, which cannot become 16 here"),
+    ],
+)
+def test_another_network_is_refused(changes: dict[str, object], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        start_from(fresh(), fresh(**changes))
