@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -115,7 +116,7 @@ class TrainConfig:
     workers: Annotated[int, Setting("processes that decode images larger than 64 pixels", free=True)] = 8
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(TrainConfig).items():
+        for name, hint in _hints().items():
             if get_origin(hint) is Literal:
                 self._require(name, getattr(self, name) in get_args(hint), f"choose one of {', '.join(get_args(hint))}")
         for name in ("alpha", "teacher_weight", "mix_share"):
@@ -187,6 +188,12 @@ class TrainConfig:
         return replace(self, **{name: value for name, value in chosen.items() if name in free})
 
 
-def settings() -> dict[str, Setting]:
+@cache
+def settings() -> Mapping[str, Setting]:
     """What each field of `TrainConfig` is for."""
     return {name: get_args(hint)[1] for name, hint in get_type_hints(TrainConfig, include_extras=True).items()}
+
+
+@cache
+def _hints() -> Mapping[str, Any]:
+    return get_type_hints(TrainConfig)

@@ -83,22 +83,18 @@ def _study(parsed: argparse.Namespace) -> int:
             conduct.finish(runs)
     _write(study, protocol, place)
     finished = sum(load_record(run, place / RUNS) is not None for run in runs)
+    if parsed.only_draw and not finished:
+        raise RunError(f"{place / RUNS}: no run of {study.name} is finished; leave --only-draw out to train them")
     if finished < len(runs):
         print(f"{study.name}: {finished} of {len(runs)} runs are finished; the same command continues")
     return 128 + received[0] if received else 0
 
 
 def _write(study: Study, protocol: Protocol, place: Path) -> None:
-    """Table and figure of what has been measured so far.
-
-    Raises:
-        RunError: nothing has.
-    """
+    """Table and figure of what has been measured so far, if anything."""
     lines = study.lines(protocol, place / RUNS)
     if not lines:
-        if any((place / RUNS).glob("*")):
-            return
-        raise RunError(f"{place / RUNS}: no run of {study.name} is finished; leave --only-draw out to train them")
+        return
     caption = _caption(study, protocol, place / RUNS)
     table = as_markdown(study, lines, protocol, caption=caption)
     path = place / f"{study.name}.md"

@@ -47,16 +47,13 @@ class Conduct:
         end = None if self.max_seconds is None else self.clock() + self.max_seconds
         missing = [run for run in runs if load_record(run, self.folder) is None]
         for number, run in enumerate(missing, len(runs) - len(missing) + 1):
-            rest = None if end is None else end - self.clock()
-            if self.stop_requested() or (rest is not None and rest <= 0):
-                return False
             print(f"run {number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
-            if not self._finish(run, rest):
+            if not self._finish(run, end):
                 return False
         return True
 
-    def _finish(self, run: PlannedRun, max_seconds: float | None) -> bool:
-        """Train a run to its end and evaluate it; False where it was stopped before."""
+    def _finish(self, run: PlannedRun, end: float | None) -> bool:
+        """Train a run to its end, by one step at least, and evaluate it; False where it was stopped before."""
         out = self.folder / run.name
         config = run.config
         if run.teacher is not None:
@@ -75,7 +72,7 @@ class Conduct:
         options = RunOptions(
             out=out,
             save_seconds=self.save_seconds,
-            max_seconds=max_seconds,
+            max_seconds=None if end is None else end - self.clock(),
             stop_requested=self.stop_requested,
             clock=self.clock,
         )

@@ -15,7 +15,7 @@ from PIL import Image
 
 from model_core.package import digest
 from training.cli import main
-from training.run_state import STATE_FILE
+from training.run_state import STATE_FILE, RunState
 
 SETTINGS = "--dataset folder --epochs 2 --batch-size 24 --precision float32 --device cpu --threads 1"
 
@@ -106,6 +106,7 @@ def test_a_time_limit_ends_a_study_between_two_steps(
     assert main(study("figure6", image_folder, tmp_path, "--max-minutes", "1e-9")) == 0
     assert "figure6: 0 of 1 runs are finished" in capsys.readouterr().out
     (state,) = tmp_path.glob(f"*/runs/*/{STATE_FILE}")
+    assert RunState.load(state.parent).position[:2] == (0, 1)
     assert main(study("figure6", image_folder, tmp_path)) == 0
     assert state.with_name("evaluation.json").is_file()
 
