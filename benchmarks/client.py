@@ -6,18 +6,32 @@ import argparse
 import http.client
 import json
 import math
+import os
 import platform
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-__all__ = ["Client", "Outcome", "arguments", "labelled_images", "percentile", "run", "write_report"]
+__all__ = [
+    "Client",
+    "Outcome",
+    "arguments",
+    "labelled_images",
+    "machine",
+    "percentile",
+    "print_table",
+    "run",
+    "write_report",
+]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+LIBRARIES = {"fastapi", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyzmq", "torch", "uvicorn"}
+"""Those whose versions a report states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +78,10 @@ class Client:
         address = urlsplit(url)
         self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def get(self, path: str) -> str:
         """The body at a path."""
         self._connection.request("GET", path)
@@ -97,22 +115,35 @@ class Client:
         )
 
 
-def write_report(path: Path, benchmark: str, card: dict[str, Any], rows: Sequence[dict[str, Any]], **how: Any) -> None:
+def write_report(
+    path: Path,
+    benchmark: str,
+    card: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    *,
+    columns: Sequence[str] | None = None,
+    **how: Any,
+) -> None:
     """Print the rows as a table and write them, with how they came about, as JSON."""
-    widths = {name: max(len(name), *(len(_cell(row[name])) for row in rows)) for name in rows[0]}
-    print("  ".join(name.rjust(width) for name, width in widths.items()))
-    for row in rows:
-        print("  ".join(_cell(row[name]).rjust(width) for name, width in widths.items()))
+    print_table(rows, columns)
     report = {
         "benchmark": benchmark,
         "model": {name: card[name] for name in ("name", "version", "sha256", "runner")},
-        "machine": {"platform": platform.platform(), "python": platform.python_version()},
+        "machine": machine(),
         **how,
         "rows": list(rows),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")
+
+
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """All columns, unless some are named."""
+    widths = {name: max(len(name), *(len(_cell(row[name])) for row in rows)) for name in columns or rows[0]}
+    print("  ".join(name.rjust(width) for name, width in widths.items()))
+    for row in rows:
+        print("  ".join(_cell(row[name]).rjust(width) for name, width in widths.items()))
 
 
 def percentile(values: Sequence[float], fraction: float) -> float:
@@ -129,5 +160,26 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(f"the service does not answer: {error!r}") from error
 
 
+def machine() -> dict[str, Any]:
+    """What a benchmark ran on."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: found.version for found in distributions() if (name := found.name) in LIBRARIES},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
 def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

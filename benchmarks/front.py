@@ -15,41 +15,22 @@ from __future__ import annotations
 import math
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import cycle, islice, pairwise
 from typing import Any
 
 from benchmarks.client import Client, arguments, labelled_images, percentile, run, write_report
+from benchmarks.served import served
 
-READY = re.compile(r"is ready at (http://\S+)")
 SAMPLE = re.compile(r'^(\w+?)(?:\{(?:.*,)?le="([^"]+)".*\})? (\S+)$')
 GAP = "hne_step_gap_seconds"
 BATCH = "hne_step_batch_size"
 
 Outcomes = list[tuple[int, float]]
 """Status and milliseconds of each request."""
-
-
-@contextmanager
-def service(api_processes: int, flags: Sequence[str]) -> Iterator[str]:
-    """A running service's address."""
-    command = [sys.executable, "-m", "service.cli", "--port", "0", "--api-processes", str(api_processes), *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            ready = READY.search(process.stdout.readline())
-            if ready is None:
-                raise SystemExit("the service did not start")
-            yield ready[1]
-        finally:
-            process.send_signal(signal.SIGTERM)
 
 
 def samples(text: str) -> dict[tuple[str, str], float]:
@@ -151,7 +132,7 @@ def main() -> None:
     rows = []
     for _ in range(options.repeats):
         for api_processes in options.api_processes:
-            with service(api_processes, options.flags) as url:
+            with served(None, "--api-processes", str(api_processes), *options.flags) as (url, _):
                 card = Client(url).model_card()
                 for size in options.sizes:
                     row = measure(url, images, options.client_processes, options.connections, options.seconds, size)

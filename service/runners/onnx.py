@@ -15,7 +15,7 @@ from service.runners.activations import IMAGE, Activations, kept_shapes
 from service.runners.base import Array, Rows
 from service.runners.devices import FATAL_ONLY, Device, first_line, open_session, prepare
 
-__all__ = ["OnnxRunner"]
+__all__ = ["OnnxRunner", "session_options"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class OnnxRunner:
         self.segments = tuple(Segment(leaf) for leaf in range(tree.leaves))
         self._in_place = device is Device.CPU
         prepare(device)
-        options = _options(threads)
+        options = session_options(threads)
         self._shapes: dict[int, tuple[int, ...]] = {}
         """One request's activation shape, for every block that some step keeps."""
         self._steps = [self._load(segment, package.step(segment.start), options, device) for segment in self.segments]
@@ -124,7 +124,8 @@ class OnnxRunner:
         return _Step(file=file, session=session, binding=session.io_binding(), reads=reads, keeps=keeps)
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def session_options(threads: int) -> ort.SessionOptions:
+    """How a session on the CPU computes: benchmarks give it to other servers too."""
     # Measured on two shared cores with the 16 steps of hne_small, milliseconds per image and full ensemble at batch
     # 8 and 32: pools that spin 83 and 45 (16 pools starve each other), one pool for all sessions 11.6 and 11.2 (that
     # one always spins), pools that sleep 2.7 and 2.5, a single thread 5.1 and 5.2. At batch 1 the two best are alike.

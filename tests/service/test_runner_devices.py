@@ -52,7 +52,7 @@ def test_auto_is_what_works_and_quiet(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         resolved = name_of(package, "auto")
-    assert resolved == ("pytorch-cuda" if torch.cuda.is_available() else "onnx-cuda" if HAS_CUDA else "onnx-cpu")
+    assert resolved == ("pytorch-cuda" if torch.cuda.is_available() else "onnx-cpu")
     assert (caplog.text, *capfd.readouterr()) == ("", "", "")
 
 

@@ -1,0 +1,42 @@
+"""Faults: a machine on which some steps take longer, as on machines that do other work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.load.borrowed import Borrowed
+from model_core.tree import Segment
+from service.runners import Array
+from service.runners.base import Rows
+
+__all__ = ["Stragglers"]
+
+
+class Stragglers:
+    """A runner some of whose segments take `factor` times as long, each drawn by itself."""
+
+    def __init__(
+        self,
+        runner: Borrowed,
+        *,
+        share: float,
+        seed: int = 0,
+        factor: float = 4.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.name, self.configuration = runner.name, runner.configuration
+        self.segments, self.max_batch = runner.segments, runner.max_batch
+        self.reserve, self.close = runner.reserve, runner.close
+        self._runner, self._share, self._factor, self._sleep = runner, share, factor, sleep
+        self._random = np.random.default_rng(seed)
+
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+        """See `Runner.run`."""
+        started = time.perf_counter()
+        logits = self._runner.run(segment, rows, images)
+        if self._share and self._random.random() < self._share:
+            self._sleep((self._factor - 1) * (time.perf_counter() - started))
+        return logits

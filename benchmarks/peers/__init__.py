@@ -1,0 +1,1 @@
+"""The same networks behind other servers: `python -m benchmarks.peers --help`."""

@@ -1,0 +1,128 @@
+"""Our service against others, on the same cores, load and networks, over HTTP.
+
+    python -m benchmarks.peers --images cifar10/test
+
+Each peer serves the full ensemble, then the single network, as one ONNX graph, with our decoding, session options and
+threads, set up as its documentation advises (each `*_server.py` says how). Measured are what a request costs beside its
+work (one at a time, the single network, no batching), and goodput in an open loop: answers that are correct and on time
+over requests offered. Rho is relative to what the full ensemble's graph does in a process of its own at its best batch
+size. An interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.client import labelled_images, machine
+from benchmarks.peers.graphs import write_graph
+from benchmarks.peers.measurements import Bench
+from benchmarks.peers.record import Record
+from benchmarks.peers.report import plot, print_tables
+from benchmarks.peers.servers import OURS, SERVERS, Server, ServerError, environment_of, versions
+from benchmarks.peers.workload import Workload
+from benchmarks.peers.yardstick import Yardstick, measured
+from model_core.package import Package
+from service.settings import shipped_model
+
+SHARED = ("numpy", "onnxruntime", "pillow")
+
+
+def main() -> None:
+    """Run and report."""
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the server that runs ends too
+    work = options.work.absolute()
+    package = Package.load((options.model or shipped_model()).absolute())
+    images = labelled_images(options.images, options.count, options.seed)
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "seconds", "count", "threads")}
+    manifest = package.manifest
+    model = {"name": manifest.name, "version": manifest.version, "sha256": package.sha256}
+    record = Record(options.output, {"model": model, "machine": machine(), **how})
+    full, single = (_workload(package, size, options.threads, work) for size in (manifest.spec.tree.leaves, 1))
+    if record["yardstick"] is None:
+        record["yardstick"] = asdict(measured(full, single, [image for _, image in images]))
+    yardstick = Yardstick(**record["yardstick"])
+    print(f"the full ensemble takes {yardstick.full_ms['1']:.1f} ms for one image and does {yardstick.capacity:.0f}/s")
+    bench = Bench(
+        record=record,
+        yardstick=yardstick,
+        images=images,
+        rhos=options.rhos,
+        seconds=options.seconds,
+        repeats=options.repeats,
+        seed=options.seed,
+        logs=work / "logs",
+    )
+    failures = [
+        failure for name in options.servers if (failure := _compare(SERVERS[name], bench, full, single, options))
+    ]
+    print_tables(record)
+    plot(record, options.output.with_suffix(".svg"))
+    print(f"\nwritten to {options.output}")
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+def _compare(server: Server, bench: Bench, full: Workload, single: Workload, options: argparse.Namespace) -> str | None:
+    """Everything of one server; what failed, if anything did. The others are measured all the same."""
+    python = environment_of(server, options.work)
+    names = SHARED if server.distribution is None else (server.distribution, *SHARED)
+    bench.record["versions"] = (bench.record["versions"] or {}) | {server.name: versions(python, *names)}
+    try:
+        bench.overhead(server, python, single)
+        for deadline in options.deadlines:
+            for workload in (full,) if server is OURS else (full, single):
+                bench.goodput(server, python, workload, deadline)
+    except ServerError as error:
+        print(error, file=sys.stderr, flush=True)
+        return str(error)
+    return None
+
+
+def _workload(package: Package, size: int, threads: int, work: Path) -> Workload:
+    graph = work / "graphs" / f"{package.sha256[:12]}-{size}.onnx"
+    if not graph.is_file():
+        write_graph(package, size, graph)
+    return Workload(
+        package=str(package.root),
+        graph=str(graph),
+        size=size,
+        port=0,
+        threads=threads,
+        deadline_ms=0,
+        queue_ms=0,
+        max_batch=1,
+        batch_wait_ms=0,
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--images", type=Path, required=True, help="a folder with one folder of images per class")
+    add("--model", type=Path, help="model package (the shipped one)")
+    add("--servers", nargs="+", choices=SERVERS, default=list(SERVERS), help="those to measure (all)")
+    add("--rhos", type=float, nargs="+", default=[0.3, 0.5, 1.0, 2.0, 4.0], help="loads (0.3 0.5 1 2 4)")
+    add("--deadlines", nargs="+", default=["3x"], help="ms, or 3x: times the full ensemble's latency (3x)")
+    add("--seconds", type=float, default=6.0, help="of load in a cell (6)")
+    add("--repeats", type=int, default=1, help="of every cell, each with arrivals of its own (1)")
+    add("--threads", type=int, default=_cores(), help=f"that compute, for all servers (one per core: {_cores()})")
+    add("--count", type=int, default=2000, help="images that are sent, drawn evenly from all classes (2000)")
+    add("--seed", type=int, default=0, help="of images and arrivals (0)")
+    add("--work", type=Path, default=Path("build/peers"), help="for environments, graphs and logs (build/peers)")
+    add("--output", type=Path, default=Path("benchmarks/results/peers.json"), help="(benchmarks/results/peers.json)")
+    return parser.parse_args()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()

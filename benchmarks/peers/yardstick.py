@@ -1,0 +1,72 @@
+"""The yardstick: what the machine can do without any server, by which loads, deadlines and batches are set for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from statistics import median
+
+from benchmarks.peers.workload import Classifier, Workload
+
+__all__ = ["Yardstick", "measured"]
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+ROUNDS = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Yardstick:
+    """Milliseconds in one process on the threads that every server has."""
+
+    full_ms: dict[str, float]
+    """A batch of the full ensemble, by its size."""
+    single_ms: dict[str, float]
+    """A batch of the single network, by its size."""
+    request_ms: float
+    """Decoding one image and the single network: the work in a request of the overhead measurement."""
+
+    @property
+    def capacity(self) -> float:
+        """Images per second of the full ensemble, at the best batch size: rho 1."""
+        return max(int(size) / milliseconds for size, milliseconds in self.full_ms.items()) * 1e3
+
+    def times(self, full: bool) -> dict[int, float]:
+        """Milliseconds by batch size."""
+        return {int(size): milliseconds for size, milliseconds in (self.full_ms if full else self.single_ms).items()}
+
+    def max_batch(self, full: bool, deadline_ms: float) -> int:
+        """The largest batch of which two fit into the deadline: a request waits for one, then for its own."""
+        return max(takewhile(lambda size: 2 * self.times(full)[size] <= deadline_ms, BATCHES), default=1)
+
+
+def measured(full: Workload, single: Workload, images: Sequence[bytes]) -> Yardstick:
+    """Measure both graphs; takes some seconds."""
+    ensemble, network = Classifier(full), Classifier(single)
+
+    def request() -> None:
+        network.predict([network.read(images[0])])
+
+    return Yardstick(
+        full_ms=_by_batch(ensemble, images),
+        single_ms=_by_batch(network, images),
+        request_ms=_median_ms(request, 10 * ROUNDS),
+    )
+
+
+def _by_batch(classifier: Classifier, images: Sequence[bytes]) -> dict[str, float]:
+    inputs = [classifier.read(image) for image in images[: BATCHES[-1]]]
+    return {str(size): _median_ms(partial(classifier.predict, inputs[:size]), ROUNDS) for size in BATCHES}
+
+
+def _median_ms(work: Callable[[], object], rounds: int) -> float:
+    work()
+    work()
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        work()
+        times.append(1e3 * (time.perf_counter() - started))
+    return median(times)

@@ -1,0 +1,97 @@
+"""Decisions: how long a policy takes on the engine's real ledger and queues, while the time it sees is virtual."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from model_core.tree import Segment
+from service.errors import DeadlineMissedError
+from service.ledger import Ledger
+from service.profile import Profile
+from service.request import Budget, Refinement, StopReason, Ticket, Update
+from service.scheduler import Policy, Situation, by_start, expired
+from service.slots import SlotPool
+
+__all__ = ["decision_seconds"]
+
+SLACKS = (0.3, 3.0)
+"""Deadlines are drawn between these, times what it takes to give all active requests every leaf."""
+_NOTHING = np.empty(0, np.float32)
+
+
+def decision_seconds(
+    profile: Profile,
+    segments: Sequence[Segment],
+    policy: Policy,
+    *,
+    flops: Sequence[int],
+    active: int,
+    max_batch: int,
+    count: int,
+    seed: int,
+) -> list[float]:
+    """Seconds of each of `count` decisions while `active` requests are in the ledger; `flops` are those of sizes 0..N.
+
+    A decision is all that stands between two batches: who can get no further in time, and what to run. Batches take
+    what the profile expects; who is answered is replaced at once. Decisions until the requests of the start are gone,
+    who all begin alike, are not timed.
+    """
+    leaves = len(flops) - 1
+    ledger = Ledger(flops, pool := SlotPool(active, classes=0))
+    by_size = by_start(segments, leaves)
+    random = np.random.default_rng(seed)
+    everyone = sum(profile.expected(steps[0], max_batch) for steps in by_size) * active / max_batch
+    now, steps_run, seconds = 0.0, 0, list[float]()
+    while len(seconds) < count:
+        while len(ledger) < active:
+            ledger.admit(_NOTHING, Budget(deadline=now + everyone * random.uniform(*SLACKS)), _unheard, now)
+        started = time.perf_counter()
+        late = expired(ledger.queues, profile, now)
+        for entry in late:
+            ledger.end(ledger.of(entry), StopReason.DEADLINE, _MISSED, now)
+        decision = policy(
+            Situation(
+                queues=ledger.queues,
+                segments=by_size,
+                costs=profile,
+                now=now,
+                max_batch=max_batch,
+                free_slots=pool.available,
+                steps_run=steps_run,
+                admitted=ledger.admitted,
+            )
+        )
+        if ledger.admitted >= 2 * active:
+            seconds.append(time.perf_counter() - started)
+        assert decision is not None or late, "somebody could get further, but nothing is to run"
+        if decision is None:
+            continue
+        batch = ledger.begin(decision, now)
+        segment = batch.segment
+        now += profile.expected(segment, len(batch.requests))
+        steps_run += 1
+        next_end = now + profile.expected(Segment(segment.stop), 1) if segment.stop < leaves else now
+        for _, request in ledger.release(batch):
+            ledger.advance(
+                request,
+                Refinement(
+                    ensemble_size=segment.stop,
+                    flops=flops[segment.stop],
+                    probabilities=_NOTHING,
+                    stop_reason=request.stop_reason(segment.stop, 0.0, next_end),
+                    started_at=request.started_at,
+                    first_at=now,
+                    at=now,
+                ),
+            )
+    return seconds
+
+
+def _unheard(updates: Sequence[tuple[Ticket, Update]]) -> None:
+    """Nobody waits for an answer."""
+
+
+_MISSED = DeadlineMissedError()
