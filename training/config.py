@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from training.errors import ConfigError
 
-__all__ = ["DatasetName", "LossName", "TrainConfig", "settings"]
+__all__ = ["DatasetName", "LossName", "Mixing", "Prefixes", "TrainConfig", "settings"]
 
 DatasetName = Literal["cifar10", "cifar100", "imagenet", "folder"]
-LossName = Literal["i", "s", "d", "hd"]
+LossName = Literal["i", "s", "d", "hd", "boosted"]
+Prefixes = Literal["powers", "all"]
+Mixing = Literal["off", "mixup", "cutmix"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["bf16", "float32"]
 
@@ -38,6 +41,8 @@ class Setting:
 
     help: str
     free: bool = False
+    flag: bool = True
+    """Whether it is set by hand; otherwise it follows from others when a run begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +78,28 @@ class TrainConfig:
         LossName,
         Setting(
             "i: independent (Eq. 3); s: structured (4); d: distillation (5); hd: hierarchical distillation (6). "
-            "d and hd are mixed with i by alpha"
+            "d and hd are mixed with i by alpha. boosted: as s, but each prefix trains its new networks only"
         ),
     ] = "hd"
     alpha: Annotated[float, Setting("weight of the distillation loss, 0..1; Eq. 3 has the rest")] = 0.5
     temperature: Annotated[float, Setting("temperature T of the teacher's soft labels")] = 2.0
+    prefixes: Annotated[
+        Prefixes,
+        Setting("ensembles that s, hd and boosted train: the powers of two (Eq. 1), or all sizes at the same weight"),
+    ] = "powers"
+    teacher: Annotated[
+        Path | None,
+        Setting("folder of a trained run whose full ensemble teaches beside y_E, with loss d or hd", free=True),
+    ] = None
+    teacher_sha256: Annotated[str | None, Setting("digest of the teacher's state", flag=False)] = None
+    teacher_weight: Annotated[float, Setting("the teacher's share of the soft labels, 0..1; y_E has the rest")] = 0.5
+    label_smoothing: Annotated[float, Setting("share of the cross-entropy's label spread over all classes, 0..1")] = 0.0
+    mix: Annotated[Mixing, Setting("mix pairs of images and their labels; all networks see the same ones")] = "off"
+    mix_share: Annotated[float, Setting("share of the batches that are mixed, 0..1")] = 0.5
+    ema: Annotated[
+        float,
+        Setting("decay per step of a running average of the weights, which then is the result; 0: no average"),
+    ] = 0.0
     epochs: Annotated[int | None, Setting("passes over the training images (default: 200; ImageNet 120)")] = None
     batch_size: Annotated[int | None, Setting("images per step (default: 128; ImageNet 256)")] = None
     lr: Annotated[float, Setting("peak learning rate; falls to zero along a cosine")] = 0.1
@@ -94,17 +116,20 @@ class TrainConfig:
     workers: Annotated[int, Setting("processes that decode images larger than 64 pixels", free=True)] = 8
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(TrainConfig).items():
+        for name, hint in _hints().items():
             if get_origin(hint) is Literal:
                 self._require(name, getattr(self, name) in get_args(hint), f"choose one of {', '.join(get_args(hint))}")
-        self._require("alpha", 0 <= self.alpha <= 1, "must lie in 0..1")
+        for name in ("alpha", "teacher_weight", "mix_share"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
+        for name in ("momentum", "label_smoothing", "ema"):
+            self._require(name, 0 <= getattr(self, name) < 1, "must lie in 0..1, below 1")
+        self._require("teacher", self.teacher is None or self.loss in ("d", "hd"), "needs --loss d or hd")
         for name in ("temperature", "lr", "epochs", "batch_size", "threads"):
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "must be positive")
         for name in ("weight_decay", "warmup_epochs", "workers", "seed"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 0, "must not be negative")
-        self._require("momentum", 0 <= self.momentum < 1, "must lie in 0..1, below 1")
         self._require("held_out", self.held_out is None or 0 < self.held_out < 1, "must be a fraction between 0 and 1")
         if self.epochs is not None:
             self._require("warmup_epochs", self.warmup_epochs < self.epochs, "must be shorter than the training")
@@ -140,7 +165,7 @@ class TrainConfig:
             raise ConfigError(f"stored settings are unreadable: {error}") from error
         if unknown := values.keys() - {item.name for item in fields(cls)}:
             raise ConfigError(f"unknown settings {', '.join(sorted(unknown))}: written by another version?")
-        for name in ("data", "initial"):
+        for name in ("data", "initial", "teacher"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
         if values.get("branching") is not None:
@@ -163,6 +188,12 @@ class TrainConfig:
         return replace(self, **{name: value for name, value in chosen.items() if name in free})
 
 
-def settings() -> dict[str, Setting]:
+@cache
+def settings() -> Mapping[str, Setting]:
     """What each field of `TrainConfig` is for."""
     return {name: get_args(hint)[1] for name, hint in get_type_hints(TrainConfig, include_extras=True).items()}
+
+
+@cache
+def _hints() -> Mapping[str, Any]:
+    return get_type_hints(TrainConfig)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torchvision
@@ -25,8 +25,9 @@ from training.data import ImageDataset
 from training.errors import RunError
 from training.images import Images
 from training.progress import bar
+from training.streams import BudgetFigures, StreamFigures, budgeted, stream_figures
 
-__all__ = ["Evaluation", "SizeFigures", "evaluate", "leaf_logits", "prefix_accuracies"]
+__all__ = ["Evaluation", "Measurement", "SizeFigures", "evaluate", "leaf_logits", "prefix_accuracies"]
 
 BATCH = 250
 
@@ -64,6 +65,9 @@ class Evaluation(_Figures):
     settings: dict[str, JsonValue]
     sizes: tuple[SizeFigures, ...]
     leaf_accuracies: tuple[float, ...]
+    budgeted: tuple[BudgetFigures, ...] = ()
+    """The curve of images that stop when they are confident; empty in files of versions that did not measure it."""
+    stream: StreamFigures | None = None
 
     @property
     def table(self) -> list[EnsembleFigures]:
@@ -88,6 +92,11 @@ class Evaluation(_Figures):
             f" {row.calibrated_ece:.3f}"
             for row, leaf in zip(self.sizes, self.leaf_accuracies, strict=True)
         ]
+        if self.stream is not None:
+            lines.append(
+                f"{self.stream.flips:.2f} changes of class per image; accuracy falls at {self.stream.falls} sizes, "
+                f"by {self.stream.largest_fall:.2%} at most"
+            )
         return "\n".join(lines)
 
     @classmethod
@@ -105,19 +114,30 @@ class Evaluation(_Figures):
             raise RunError(f"{path}: is not a complete evaluation; run `hne-train evaluate` again") from error
 
 
+class Measurement(NamedTuple):
+    """What `evaluate` measures; the fields of the same names in `Evaluation`."""
+
+    sizes: tuple[SizeFigures, ...]
+    leaf_accuracies: tuple[float, ...]
+    budgeted: tuple[BudgetFigures, ...]
+    stream: StreamFigures
+
+
 @torch.inference_mode()
-def evaluate(model: HierarchicalEnsemble, data: ImageDataset) -> tuple[list[SizeFigures], list[float]]:
-    """Measure every ensemble size, and the accuracy of every leaf on its own.
+def evaluate(model: HierarchicalEnsemble, data: ImageDataset) -> Measurement:
+    """Measure every ensemble size, every leaf on its own, and the stream of refinements.
 
     The model and the data are on the same device; the model is left in evaluation mode.
     """
     flops = count_costs(model.spec).cumulative_flops
     held_out_logits, held_out_labels = leaf_logits(model, data.held_out)
     logits_lmk, labels_m = leaf_logits(model, data.test)
-    figures = []
+    figures, confidences, predictions = [], [], []
     outputs = zip(prefix_outputs(held_out_logits), prefix_outputs(logits_lmk), strict=True)
     for size, (held_out_mk, output_mk) in enumerate(outputs, 1):
         temperature = fitted_temperature(held_out_mk, held_out_labels)
+        confidences.append((output_mk / temperature).softmax(-1).amax(-1))
+        predictions.append(output_mk.argmax(-1))
         figures.append(
             SizeFigures(
                 ensemble_size=size,
@@ -131,7 +151,14 @@ def evaluate(model: HierarchicalEnsemble, data: ImageDataset) -> tuple[list[Size
                 logit_std=logits_lmk[:size].std(0, correction=0).mean().item(),
             )
         )
-    return figures, [_accuracy(leaf_mk, labels_m) for leaf_mk in logits_lmk]
+    predicted_nm = torch.stack(predictions)
+    right_nm = predicted_nm == labels_m
+    return Measurement(
+        sizes=tuple(figures),
+        leaf_accuracies=tuple(_accuracy(leaf_mk, labels_m) for leaf_mk in logits_lmk),
+        budgeted=tuple(budgeted(torch.stack(confidences), right_nm, flops[1:])),
+        stream=stream_figures(predicted_nm, right_nm),
+    )
 
 
 @torch.inference_mode()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-__all__ = ["AUGMENTATION", "MODEL", "ORDER", "generator", "mixed_seed"]
+__all__ = ["AUGMENTATION", "MIXING", "MODEL", "ORDER", "generator", "mixed_seed"]
 
-ORDER, AUGMENTATION, MODEL = range(3)
+ORDER, AUGMENTATION, MODEL, MIXING = range(4)
 """What a stream of random numbers is for; different purposes get independent streams."""
 
 

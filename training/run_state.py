@@ -1,13 +1,14 @@
 """The resumable state of a run, on disk: one safetensors file in the run's folder, replaced atomically.
 
-It holds weights, momentum, settings, what the data looked like and the position. Random numbers follow from seed and
-position (`randomness`), the learning rate from the position, so nothing else is needed to continue bit for bit.
-`evaluate` and `export` read the same file, at any moment of the training.
+It holds weights, their average if one is kept, momentum, settings, what the data looked like and the position. Random
+numbers follow from seed and position (`randomness`), the learning rate from the position, so nothing else is needed to
+continue bit for bit. `evaluate` and `export` read the same file, at any moment of the training.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from training.errors import ConfigError
 __all__ = ["STATE_FILE", "DataCard", "Position", "RunState"]
 
 STATE_FILE = "run.safetensors"
-MODEL, MOMENTUM = "model.", "momentum."
+MODEL, MOMENTUM, AVERAGE = "model.", "momentum.", "average."
 
 
 class Position(NamedTuple):
@@ -49,13 +50,23 @@ class DataCard(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Everything a run needs to continue. `momentum` is by parameter name, empty before the first step."""
+    """Everything a run needs to continue. `momentum` is by parameter name, empty before the first step; `average` is
+    the state of the averaged model, empty where none is kept."""
 
     config: TrainConfig
     data: DataCard
     position: Position
     model: HierarchicalEnsemble
     momentum: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    def result(self) -> HierarchicalEnsemble:
+        """What the run is for: the averaged model if there is one, in evaluation mode."""
+        if not self.average:
+            return self.model
+        model = deepcopy(self.model)
+        model.load_state_dict(self.average)
+        return model
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,6 +83,7 @@ class RunState:
         """Write the state; a crash meanwhile leaves the previous one."""
         tensors = {MODEL + name: tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {MOMENTUM + name: tensor for name, tensor in self.momentum.items()}
+        tensors |= {AVERAGE + name: tensor for name, tensor in self.average.items()}
         metadata = {
             "spec": self.model.spec.model_dump_json(),
             "config": self.config.to_json(),
@@ -105,6 +117,7 @@ class RunState:
             position=position,
             model=model_from(path, _part(tensors, MODEL), metadata["spec"]),
             momentum=_part(tensors, MOMENTUM),
+            average=_part(tensors, AVERAGE),
         )
 
 

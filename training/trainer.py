@@ -18,16 +18,20 @@ from torch import Tensor
 from model_core.build import build_model
 from model_core.grouped import HierarchicalEnsemble
 from model_core.spec import ModelSpec
+from training.averaging import WeightAverage
 from training.config import TrainConfig
 from training.data import ImageDataset
 from training.errors import ConfigError, RunError
 from training.evaluation import leaf_logits, prefix_accuracies
 from training.initial import start_from
-from training.losses import objective
+from training.losses import objective, prefix_sizes
+from training.mixing import mixed
+from training.optimizer import sgd
 from training.progress import LogRow, Progress
-from training.randomness import MODEL, mixed_seed
+from training.randomness import MIXING, MODEL, generator, mixed_seed
 from training.run_state import DataCard, Position, RunState
 from training.schedule import learning_rate
+from training.teacher import load_teacher
 
 __all__ = ["RunOptions", "Trainer", "new_run"]
 
@@ -57,7 +61,7 @@ def new_run(config: TrainConfig, spec: ModelSpec, data: ImageDataset) -> RunStat
     torch.manual_seed(mixed_seed(config.seed, MODEL))
     model = build_model(spec)
     if config.initial is not None:
-        start_from(model, RunState.load(config.initial).model)
+        start_from(model, RunState.load(config.initial).result())
     return RunState(config=config, data=data_card(data), position=Position(), model=model, momentum={})
 
 
@@ -84,24 +88,6 @@ def check_data(data: ImageDataset, state: RunState) -> None:
         )
 
 
-def _optimizer(model: HierarchicalEnsemble, config: TrainConfig) -> torch.optim.SGD:
-    """SGD in which every node learns at the rate of a network of its own.
-
-    The losses sum over networks, so a node's gradient is a sum over the leaves below it: 16 terms at the root, one at
-    a leaf. One rate for both is too high for the one (its batch norms' scales jump) or too low for the other. Dividing
-    the rate by the leaves below a block, and multiplying the weight decay by them, is exactly SGD on the mean gradient
-    of those leaves. Measured with hne_tiny on one seed, mean of steps 76 to 100: a cross-entropy of 2.26, against
-    2.29 with sums everywhere and 2.31 with means everywhere.
-    """
-    assert config.weight_decay is not None
-    groups = []
-    for index in range(model.tree.blocks):
-        leaves = model.tree.span(index)
-        weight_decay = config.weight_decay * leaves
-        groups.append({"params": model.block(index).parameters(), "leaves": leaves, "weight_decay": weight_decay})
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-
-
 class Trainer:
     """Continues a run from its state, new or loaded.
 
@@ -126,13 +112,15 @@ class Trainer:
         self.forward: Callable[[Tensor], Tensor] = self.model
         if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
             self.forward = torch.compile(self.model)
-        self.optimizer = _optimizer(self.model, config)
+        self._sizes = prefix_sizes(self.model.tree.leaves, config.prefixes)
+        self.optimizer = sgd(self.model, config, self._sizes)
         for name, parameter in self.model.named_parameters():
             if name in state.momentum:
                 # Laid out like the parameter, as the optimizer itself would.
                 buffer = torch.empty_like(parameter).copy_(state.momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        self._sizes = self.model.tree.nested_sizes()
+        self.average = WeightAverage(self.model, decay=config.ema, stored=state.average) if config.ema else None
+        self.teacher = load_teacher(config, self.model.spec, device)
         self._loss_sum = torch.zeros((), device=device)
         self._loss_steps = 0
         self._logged = self.position.seconds
@@ -179,7 +167,8 @@ class Trainer:
             if self.options.clock() - self._saved >= self.options.save_seconds:
                 self.save()
         self._move_to(epoch + 1, 0)
-        self._log(progress, accuracies=prefix_accuracies(*leaf_logits(self.model, self.data.held_out, bf16=self._bf16)))
+        result = self.model if self.average is None else self.average.model
+        self._log(progress, accuracies=prefix_accuracies(*leaf_logits(result, self.data.held_out, bf16=self._bf16)))
         self.save()
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
@@ -188,20 +177,29 @@ class Trainer:
         torch.manual_seed(mixed_seed(config.seed, MODEL, epoch, step))  # for blocks that draw, such as dropout
         rate = self._learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate / group["leaves"]
+            group["lr"] = rate / group["weight"]
+        draws = generator(config.seed, MIXING, epoch, step)
+        classes = self.model.spec.classes
+        images, targets = mixed(images, labels, how=config.mix, share=config.mix_share, classes=classes, draws=draws)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.forward(images)
+            lesson = None if self.teacher is None else self.teacher(images)
         loss = objective(
             config.loss,
             logits.float(),
-            labels,
+            targets,
             sizes=self._sizes,
             alpha=config.alpha,
             temperature=config.temperature,
+            label_smoothing=config.label_smoothing,
+            teacher_bk=lesson,
+            teacher_weight=config.teacher_weight,
         )
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(epoch * self.steps_per_epoch + step)
         self._loss_sum += loss.detach()
         self._loss_steps += 1
 
@@ -219,6 +217,7 @@ class Trainer:
             position=self.position,
             model=self.model,
             momentum=momentum,
+            average={} if self.average is None else self.average.model.state_dict(),
         )
         state.save(self.options.out)
         self._saved = self.options.clock()

@@ -36,6 +36,9 @@ def test_what_was_chosen_is_kept() -> None:
         ({"held_out": 1.0}, "--held-out 1.0: must be a fraction"),
         ({"weight_decay": -1.0}, "--weight-decay -1.0: must not be negative"),
         ({"momentum": 1.0}, "--momentum 1.0"),
+        ({"ema": 1.0}, "--ema 1.0: must lie in 0..1, below 1"),
+        ({"mix": "blend"}, "--mix blend: choose one of off, mixup, cutmix"),
+        ({"teacher": Path("run"), "loss": "i"}, "--teacher run: needs --loss d or hd"),
         ({"epochs": 2, "warmup_epochs": 2.0}, "--warmup-epochs 2.0: must be shorter"),
     ],
 )
@@ -46,7 +49,7 @@ def test_values_out_of_range_are_refused_by_the_name_of_their_flag(settings: dic
 
 
 def test_settings_survive_storing() -> None:
-    config = TrainConfig(branching=(1, 1, 4), data=Path("somewhere"), dataset="folder", seed=7).resolved()
+    config = TrainConfig(branching=(1, 1, 4), data=Path("a"), teacher=Path("b"), dataset="folder", seed=7).resolved()
     assert TrainConfig.from_json(config.to_json()) == config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,6 @@ def model(small_spec: ModelSpec) -> HierarchicalEnsemble:
 
 
 def evaluation_of(model: HierarchicalEnsemble, data: ImageDataset) -> Evaluation:
-    sizes, leaves = evaluate(model, data)
     return Evaluation(
         architecture=model.spec.name,
         evaluated_on="24 test images of colours",
@@ -43,8 +43,7 @@ def evaluation_of(model: HierarchicalEnsemble, data: ImageDataset) -> Evaluation
         command="hne-train evaluate",
         versions={},
         settings={},
-        sizes=tuple(sizes),
-        leaf_accuracies=tuple(leaves),
+        **evaluate(model, data)._asdict(),
     )
 
 
@@ -120,3 +119,11 @@ def test_the_plot_is_an_image_and_the_same_every_time(
     assert plots[0].read_bytes() == plots[1].read_bytes()
     with Image.open(plots[2]) as image:
         assert min(image.size) > 500
+
+
+def test_a_file_of_a_version_without_streams_is_still_read(
+    model: HierarchicalEnsemble, data: ImageDataset, tmp_path: Path
+) -> None:
+    stored = evaluation_of(model, data).model_dump(mode="json", exclude={"budgeted", "stream"})
+    (tmp_path / "evaluation.json").write_text(json.dumps(stored))
+    assert Evaluation.load(tmp_path / "evaluation.json").stream is None

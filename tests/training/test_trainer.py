@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from model_core.checkpoint import read_tensors, write_tensors
 from model_core.errors import CheckpointError
 from model_core.spec import ModelSpec
 from training.config import TrainConfig
@@ -18,6 +22,7 @@ from training.errors import ConfigError, RunError
 from training.evaluation import leaf_logits, prefix_accuracies
 from training.progress import LOG_FILE
 from training.run_state import STATE_FILE, RunState
+from training.teacher import with_teacher
 from training.trainer import RunOptions, Trainer, new_run
 
 CPU = torch.device("cpu")
@@ -62,11 +67,17 @@ def read_log(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+HNE_PLUS = {"ema": 0.9, "label_smoothing": 0.1, "mix": "cutmix", "prefixes": "all"}
+
+
 def assert_same_state(one: Path, other: Path) -> None:
     first, second = RunState.load(one), RunState.load(other)
     assert first.position[:2] == second.position[:2]
     for name, tensor in first.model.state_dict().items():
         assert tensor.equal(second.model.state_dict()[name]), name
+    assert first.average.keys() == second.average.keys()
+    for name, tensor in first.average.items():
+        assert tensor.equal(second.average[name]), name
     assert first.momentum.keys() == second.momentum.keys()
     for name, tensor in first.momentum.items():
         assert tensor.equal(second.momentum[name]), name
@@ -179,3 +190,84 @@ def test_the_seed_decides_the_weights(
     again = new_run(settings(image_folder), small_spec, data).model.state_dict()
     assert all(tensor.equal(again[name]) for name, tensor in same.items())
     assert not all(tensor.equal(other[name]) for name, tensor in same.items())
+
+
+@pytest.mark.parametrize(
+    "changes", [HNE_PLUS, {"mix": "mixup", "loss": "boosted", "ema": 0.99}], ids=["plus", "boosted"]
+)
+def test_the_better_recipe_resumes_to_the_same_weights_and_the_same_average(
+    changes: dict[str, object], image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    config = settings(image_folder, **changes)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert trainer(new_run(config, small_spec, data), data, whole).train()
+    state = new_run(config, small_spec, data)
+    for steps in (2, 4):
+        assert not trainer(state, data, parts, stop_requested=after(steps)).train()
+        state = RunState.load(parts)
+    assert trainer(state, data, parts).train()
+    assert_same_state(whole, parts)
+
+
+def test_the_average_is_the_result_and_lags_behind_the_weights(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    config = settings(image_folder, ema=0.9, epochs=1)
+    state = new_run(config, small_spec, data)
+    name = "blocks.0.layers.0.norm.running_mean"
+    seen: list[Tensor] = []
+
+    def note() -> bool:
+        seen.append(state.model.state_dict()[name].clone())
+        return False
+
+    run = trainer(state, data, tmp_path, stop_requested=note)
+    assert run.train()
+    stored = RunState.load(tmp_path)
+    assert len(seen) == STEPS
+    expected = torch.zeros_like(seen[0])
+    for step, value in enumerate(seen):
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(stored.result().state_dict()[name], expected)
+    assert not stored.model.state_dict()[name].equal(expected)
+    assert stored.result().state_dict()["blocks.0.layers.0.norm.num_batches_tracked"] == STEPS
+
+
+def test_a_run_stored_before_a_setting_existed_has_its_default(finished: Path, tmp_path: Path) -> None:
+    tensors, metadata = read_tensors(finished / STATE_FILE)
+    old = json.loads(metadata["config"])
+    for name in (
+        "prefixes",
+        "teacher",
+        "teacher_sha256",
+        "teacher_weight",
+        "label_smoothing",
+        "mix",
+        "mix_share",
+        "ema",
+    ):
+        del old[name]
+    write_tensors(tmp_path / STATE_FILE, tensors, {**metadata, "config": json.dumps(old)})
+    assert RunState.load(tmp_path).config == RunState.load(finished).config
+
+
+def test_a_teacher_changes_what_is_learnt_and_must_stay_the_same(
+    finished: Path, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(finished, teacher)
+    config = with_teacher(settings(image_folder, teacher=teacher, epochs=1, seed=5))
+    assert trainer(new_run(config, small_spec, data), data, tmp_path / "taught").train()
+    alone = settings(image_folder, epochs=1, seed=5)
+    assert trainer(new_run(alone, small_spec, data), data, tmp_path / "alone").train()
+    taught, untaught = (RunState.load(tmp_path / name).model.state_dict() for name in ("taught", "alone"))
+    assert not all(tensor.equal(untaught[name]) for name, tensor in taught.items())
+
+    state = RunState.load(teacher)
+    next(state.model.parameters()).data.add_(1)
+    state.save(teacher)
+    with pytest.raises(RunError, match="not those that the run was started with"):
+        trainer(RunState.load(tmp_path / "taught"), data, tmp_path / "taught")
+    with pytest.raises(RunError, match="no trained run there"):
+        with_teacher(settings(image_folder, teacher=tmp_path / "none"))

@@ -1,0 +1,64 @@
+"""Runs are found again by what decides their weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from training.config import TrainConfig
+from training.errors import ConfigError
+from training.studies.catalog import STUDIES, study_named
+from training.studies.plan import PlannedRun
+from training.studies.study import Protocol
+
+SHORT = Protocol(changes={"epochs": 3})
+
+
+def test_only_what_decides_the_weights_names_a_run() -> None:
+    config = TrainConfig(loss="s", epochs=20).resolved()
+    run = PlannedRun(config=config)
+    assert run.name.startswith("hne_small-s-20e-s0-")
+    assert PlannedRun(config=replace(config, data=Path("moved"), threads=2, compile="off")).name == run.name
+    assert PlannedRun(config=replace(config, lr=0.3)).name != run.name
+    taught = PlannedRun(config=config, teacher=PlannedRun(config=replace(config, architecture="hne")))
+    assert taught.name != run.name
+
+
+def test_names_are_stable_over_versions() -> None:
+    assert PlannedRun(config=TrainConfig().resolved()).name == "hne_small-hd-200e-s0-44136fa3"
+
+
+def test_studies_share_their_runs() -> None:
+    names = {name: {run.name for run in study.runs(SHORT)} for name, study in STUDIES.items()}
+    assert len(names["table1"]) == 6
+    assert len(names["figure3"]) == 5
+    assert names["figure4"] < names["figure3"]
+    assert len(names["table1"] & names["figure3"]) == 2
+    assert names["figure6"] < names["table1"]
+    assert len(names["figure5"] & names["figure3"]) == 1
+
+
+def test_teachers_come_before_their_students_and_once() -> None:
+    runs = study_named("ablation").runs(Protocol(changes={"epochs": 3}, seeds=(0, 1)))
+    assert len({run.name for run in runs}) == len(runs)
+    for index, run in enumerate(runs):
+        if run.teacher is not None:
+            assert run.teacher.name in {earlier.name for earlier in runs[:index]}
+    assert [run.config.seed for run in runs if run.config.architecture == "hne"] == [0, 1]
+
+
+def test_what_differs_from_the_paper_is_said() -> None:
+    protocol = Protocol(changes={"epochs": 20, "batch_size": 64, "threads": 2}, architectures=("hne_tiny",))
+    assert protocol.deviations(study_named("table1")) == [
+        "epochs 20 instead of 200",
+        "batch size 64 instead of 128",
+        "hne_tiny instead of hne_small, hne",
+    ]
+    assert Protocol(changes={}).deviations(study_named("table1")) == []
+
+
+def test_an_unknown_study_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match="unknown study 'table2'; known: table1, figure3"):
+        study_named("table2")

@@ -1,0 +1,124 @@
+"""`hne-train study` as a user meets it: real runs of a tiny tree, killed, continued, shared and drawn again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from model_core.package import digest
+from training.cli import main
+from training.run_state import STATE_FILE, RunState
+
+SETTINGS = "--dataset folder --epochs 2 --batch-size 24 --precision float32 --device cpu --threads 1"
+
+
+def study(name: str, images: Path, out: Path, *more: str) -> list[str]:
+    places = ["--architecture", "hne_tiny", "--data", str(images), "--out", str(out)]
+    return ["study", name, *places, *SETTINGS.split(), *more]
+
+
+@pytest.fixture(scope="module")
+def place(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished Table 1, whose process was killed in the middle of the second run."""
+    out = tmp_path_factory.mktemp("studies")
+    words = [sys.executable, "-m", "training.cli", *study("table1", image_folder, out, "--save-minutes", "1e-9")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    assert process.stderr is not None
+    next(line for line in process.stderr if line.startswith("run 2 of 3"))
+    next(line for line in process.stderr if line.startswith("training:"))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    (place,) = out.iterdir()
+    (first,) = (path.parent for path in place.glob("runs/*/evaluation.json"))
+    before = (first / STATE_FILE).stat().st_mtime_ns, (first / "evaluation.json").stat().st_mtime_ns
+    assert main(study("table1", image_folder, out)) == 0
+    assert ((first / STATE_FILE).stat().st_mtime_ns, (first / "evaluation.json").stat().st_mtime_ns) == before
+    assert len(list(place.glob("runs/*/evaluation.json"))) == 3
+    return place
+
+
+def test_a_killed_study_has_the_weights_of_one_that_was_not(place: Path, image_folder: Path, tmp_path: Path) -> None:
+    assert main(study("table1", image_folder, tmp_path)) == 0
+    for run in place.glob("runs/*"):
+        (other,) = tmp_path.glob(f"*/runs/{run.name}")
+        ours, theirs = (json.loads((path / "evaluation.json").read_text()) for path in (run, other))
+        assert ours["sizes"] == theirs["sizes"]
+        assert ours["leaf_accuracies"] == theirs["leaf_accuracies"]
+
+
+def test_every_figure_names_its_record(place: Path) -> None:
+    table = (place / "table1.md").read_text()
+    content = json.loads((place / "table1.json").read_text())
+    assert [line["training"] for line in content["lines"]] == ["$L_I$", "$L_S$", "$L_{HD}$"]
+    for line in content["lines"]:
+        (record,) = line["records"]
+        folder = place / "runs" / record["run"]
+        measured = json.loads((folder / "evaluation.json").read_text())
+        assert record["run_sha256"] == digest(folder / STATE_FILE).sha256
+        assert record["config_digest"].startswith(record["run"].rpartition("-")[2])
+        assert f"`{record['run']}`" in table
+        for size in (1, 2, 4, 8, 16):
+            percent = 100 * measured["sizes"][size - 1]["accuracy"]
+            assert line["sizes"][size - 1]["accuracy_percent"]["mean"] == pytest.approx(percent)
+    assert "epochs 2 instead of 200" in table
+    assert "hne_tiny instead of hne_small, hne" in table
+
+
+def test_records_alone_are_enough_to_draw_and_give_the_same_files(
+    place: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    for run in place.glob("runs/*"):
+        folder = tmp_path / place.name / "runs" / run.name
+        folder.mkdir(parents=True)
+        shutil.copy(run / "evaluation.json", folder)
+    assert main(study("table1", image_folder, tmp_path, "--only-draw")) == 0
+    for name in ("table1.md", "table1.json"):
+        assert (tmp_path / place.name / name).read_bytes() == (place / name).read_bytes()
+
+
+def test_an_unfinished_figure_is_drawn_from_shared_runs_and_says_so(
+    place: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("figure3", "figure4", "figure6", "ablation"):
+        assert main(study(name, image_folder, place.parent, "--only-draw", "--compare", "cifar10")) == 0
+        first = (place / f"{name}.svg").read_bytes()
+        assert main(study(name, image_folder, place.parent, "--only-draw", "--compare", "cifar10")) == 0
+        assert (place / f"{name}.svg").read_bytes() == first
+        with Image.open(place / f"{name}.png") as image:
+            assert min(image.size) > 500
+    assert "INCOMPLETE: 2 of 5 runs" in (place / "figure3.md").read_text()
+    assert "figure3: 2 of 5 runs are finished; the same command continues" in capsys.readouterr().out
+
+
+def test_a_time_limit_ends_a_study_between_two_steps(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(study("figure6", image_folder, tmp_path, "--max-minutes", "1e-9")) == 0
+    assert "figure6: 0 of 1 runs are finished" in capsys.readouterr().out
+    (state,) = tmp_path.glob(f"*/runs/*/{STATE_FILE}")
+    assert RunState.load(state.parent).position[:2] == (0, 1)
+    assert main(study("figure6", image_folder, tmp_path)) == 0
+    assert state.with_name("evaluation.json").is_file()
+
+
+def test_nothing_to_draw_and_a_foreign_run_are_refused(
+    place: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(study("table1", image_folder, tmp_path, "--only-draw")) == 2
+    assert "no run of table1 is finished; leave --only-draw out" in capsys.readouterr().err
+    one, other = sorted(place.glob("runs/*"))[:2]
+    foreign = tmp_path / place.name / "runs" / one.name
+    foreign.mkdir(parents=True)
+    shutil.copy(other / "evaluation.json", foreign)
+    assert main(study("table1", image_folder, tmp_path, "--only-draw")) == 2
+    assert "was measured with another loss; move the folder away" in capsys.readouterr().err

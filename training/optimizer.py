@@ -1,0 +1,51 @@
+"""SGD in which every node of the tree learns at the rate of a network of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from model_core.grouped import HierarchicalEnsemble
+from model_core.tree import Tree
+from training.config import LossName, TrainConfig
+
+__all__ = ["gradient_weight", "sgd"]
+
+
+def gradient_weight(loss: LossName, tree: Tree, block: int, sizes: Sequence[int]) -> float:
+    """How many networks' worth of gradient the first node of a block receives from a loss.
+
+    Each network has weight 1 in L_I, so a node has as many as leaves below it: 16 at the root, one at a leaf. The same
+    holds for the boosted loss, and closely enough for L_D and L_HD, half of which are L_I.
+
+    In L_S a nested ensemble of n networks gives each of them 1/n of its gradient, so that of its first s leaves a node
+    receives sum over sizes of min(n, s) / n: 5 at the root of the paper's tree, and 31/16 at the first leaf.
+    """
+    leaves = tree.span(block)
+    if loss != "s":
+        return float(leaves)
+    terms = (tree.leaves - 1).bit_length() + 1
+    return terms / len(sizes) * sum(min(size, leaves) / size for size in sizes)
+
+
+def sgd(model: HierarchicalEnsemble, config: TrainConfig, sizes: Sequence[int]) -> torch.optim.SGD:
+    """The optimizer, a group per block; the trainer sets each group's `lr` to the schedule's rate over its `weight`.
+
+    The losses sum over networks. One rate for all nodes is too high for the root (its batch norms' scales jump) or too
+    low for the leaves. Dividing the rate by the gradient's weight, and multiplying the weight decay by it, is exactly
+    SGD on the mean gradient of the leaves below. Measured with hne_tiny on one seed, mean of steps 76 to 100: a
+    cross-entropy of 2.26, against 2.29 with sums everywhere and 2.31 with means everywhere.
+
+    Where a loss weighs the nodes of a block differently (L_S does), they share the rate of the first: it is on the path
+    of ensemble size 1, whose every node then learns like a network of its own, and the others learn as much less as
+    the loss cares less for them. A short run showed no difference in accuracy between this and L_I's weights (ledger,
+    2e); it is so that the comparison of L_S with L_I at ensemble size 1 is not one of learning rates.
+    """
+    assert config.weight_decay is not None
+    groups = []
+    for index in range(model.tree.blocks):
+        weight = gradient_weight(config.loss, model.tree, index, sizes)
+        weight_decay = config.weight_decay * weight
+        groups.append({"params": model.block(index).parameters(), "weight": weight, "weight_decay": weight_decay})
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)

@@ -1,0 +1,108 @@
+"""A run from outside: begun, opened with its device and data, evaluated. The commands and the studies share it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model_core.package import digest
+from model_core.spec import ModelSpec
+from model_core.zoo import architecture
+from training.config import TrainConfig
+from training.data import ImageDataset, load_dataset
+from training.errors import ConfigError
+from training.evaluation import Evaluation, evaluate, versions
+from training.memory import keep_freed_memory
+from training.plots import plot_evaluation
+from training.run_state import STATE_FILE, RunState
+from training.teacher import with_teacher
+from training.trainer import check_data, new_run
+
+__all__ = ["EVALUATION_FILE", "begin", "dataset_name", "device_of", "evaluate_run", "open_data", "reopen", "spec_of"]
+
+EVALUATION_FILE = "evaluation.json"
+
+
+def spec_of(config: TrainConfig) -> ModelSpec:
+    """The architecture that the settings name, with its own number of classes."""
+    return architecture(config.architecture, branching=config.branching)
+
+
+def begin(config: TrainConfig, data: ImageDataset) -> RunState:
+    """A new run of resolved settings, before its first step.
+
+    Raises:
+        RunError: its teacher is missing.
+    """
+    return new_run(with_teacher(config), spec_of(config).replace(classes=len(data.class_names)), data)
+
+
+def reopen(folder: Path, places: dict[str, Any]) -> tuple[RunState, torch.device, ImageDataset]:
+    """A run with its device and its data, which may have moved."""
+    state = RunState.load(folder)
+    state = replace(state, config=state.config.resumed_with(places))
+    device = device_of(state.config)
+    data = open_data(state.config, state.model.spec, device)
+    check_data(data, state)
+    return state, device, data
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The device that the settings name; this process is set up for it.
+
+    Raises:
+        ConfigError: it is not usable here.
+    """
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from error
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def open_data(config: TrainConfig, spec: ModelSpec, device: torch.device) -> ImageDataset:
+    """The dataset that the settings name, for a model's input size."""
+    _, height, width = spec.input_shape
+    return load_dataset(config, size=(height, width), device=device)
+
+
+def dataset_name(config: TrainConfig) -> str:
+    """What a person calls the dataset."""
+    return config.data.resolve().name if config.dataset == "folder" else config.dataset
+
+
+def evaluate_run(
+    folder: Path, state: RunState, device: torch.device, data: ImageDataset, *, command: str
+) -> Evaluation:
+    """Measure a run's result; write it into the run's folder, with a plot. A crash leaves a whole file or none."""
+    config = state.config
+    measured = evaluate(state.result().to(device), data)
+    evaluation = Evaluation(
+        architecture=state.model.spec.name,
+        evaluated_on=f"{len(data.test):,} test images of {dataset_name(config)}",
+        run_sha256=digest(folder / STATE_FILE).sha256,
+        epochs=state.epochs,
+        seed=config.seed,
+        command=command,
+        versions=versions(),
+        settings=config.decisive(),
+        **measured._asdict(),
+    )
+    path = folder / EVALUATION_FILE
+    plot_evaluation(evaluation, path.with_suffix(".svg"), path.with_suffix(".png"))
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return evaluation

@@ -1,0 +1,124 @@
+"""The studies by name: the paper's tables and figures in its order, then our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from training.errors import ConfigError
+from training.studies.figures import curves, gains, leaves, state_of_the_art
+from training.studies.study import Arm, Study
+
+__all__ = ["STUDIES", "study_named"]
+
+INDEPENDENT = Arm(label="$L_I$", changes={"loss": "i"})
+STRUCTURED = Arm(label="$L_S$", changes={"loss": "s"})
+HIERARCHICAL = Arm(label="$L_{HD}$")
+# The paper names 0.5 and "a range of values" below it.
+CO_DISTILLATION = tuple(
+    Arm(label=rf"Distillation, $\alpha$ = {alpha}", changes={"loss": "d", "alpha": alpha}) for alpha in (0.1, 0.25, 0.5)
+)
+NO_DISTILLATION = Arm(label="No distillation", changes=INDEPENDENT.changes)
+OURS = Arm(label="Hierarchical distillation")
+
+# "We use the first three blocks as a backbone and implement 16 independent branches for the last two blocks."
+TREES = (
+    Arm(label="Independent networks", changes={"branching": (16, 1, 1, 1, 1)}),
+    Arm(label="Multi-branch", changes={"branching": (1, 1, 1, 16, 1)}),
+    Arm(label="Hierarchical"),
+)
+
+PLUS = {"ema": 0.999, "label_smoothing": 0.1, "mix": "cutmix", "prefixes": "all"}
+ABLATION = (
+    HIERARCHICAL,
+    Arm(label="+ averaged weights", changes={"ema": PLUS["ema"]}),
+    Arm(label="+ label smoothing", changes={"label_smoothing": PLUS["label_smoothing"]}),
+    Arm(label="+ mixup", changes={"mix": "mixup"}),
+    Arm(label="+ CutMix", changes={"mix": "cutmix"}),
+    Arm(label="+ every prefix distilled", changes={"prefixes": "all"}),
+    Arm(label="+ HNE as second teacher", changes={"teacher_weight": 0.5}, teacher="hne"),
+    STRUCTURED,
+    Arm(label="$L_S$ boosted", changes={"loss": "boosted"}),
+    Arm(label="HNE+ without teacher", changes=PLUS),
+    Arm(label="HNE+", changes=PLUS, teacher="hne"),
+)
+
+_DIVERSITY = Study(
+    name="figure3",
+    title="Figure 3",
+    about="accuracy and deviation of the logits against FLOPs: none, co- and hierarchical distillation",
+    architectures=("hne_small",),
+    arms=(NO_DISTILLATION, *CO_DISTILLATION, OURS),
+    draw=curves,
+)
+
+STUDIES: Mapping[str, Study] = MappingProxyType(
+    {
+        study.name: study
+        for study in (
+            Study(
+                name="table1",
+                title="Table 1",
+                about="the losses L_I, L_S and L_HD at N = 1, 2, 4, 8, 16",
+                architectures=("hne_small", "hne"),
+                arms=(INDEPENDENT, STRUCTURED, HIERARCHICAL),
+            ),
+            _DIVERSITY,
+            Study(
+                name="figure4",
+                title="Figure 4",
+                about="ensembles of every size, and every network alone",
+                architectures=("hne_small",),
+                arms=(NO_DISTILLATION, CO_DISTILLATION[0], CO_DISTILLATION[-1], OURS),
+                size=(12.0, 3.6),
+                draw=leaves,
+            ),
+            Study(
+                name="figure5",
+                title="Figure 5",
+                about="independent networks, a multi-branch network, and the hierarchy",
+                architectures=("hne_small",),
+                arms=TREES,
+                draw=curves,
+            ),
+            Study(
+                name="figure6",
+                title="Figure 6",
+                about="beside published anytime models",
+                architectures=("hne_small", "hne"),
+                arms=(OURS,),
+                draw=state_of_the_art,
+                published=True,
+            ),
+            Study(
+                name="figure9",
+                title="Figure 9",
+                about="Figure 3 for the larger network",
+                architectures=("hne",),
+                arms=_DIVERSITY.arms,
+                draw=curves,
+            ),
+            Study(
+                name="ablation",
+                title="Ablation of HNE+",
+                about="what each change to the paper's recipe is worth",
+                architectures=("hne_small",),
+                arms=ABLATION,
+                size=(8.0, 5.0),
+                draw=gains,
+            ),
+        )
+    }
+)
+
+
+def study_named(name: str) -> Study:
+    """A study.
+
+    Raises:
+        ConfigError: unknown; the message lists the known.
+    """
+    try:
+        return STUDIES[name]
+    except KeyError:
+        raise ConfigError(f"unknown study {name!r}; known: {', '.join(STUDIES)}") from None

@@ -1,0 +1,90 @@
+"""Trains and evaluates the runs of a study that are missing, one after the other.
+
+What is done is seen in the folder: a run's state and its evaluation, each replaced atomically. So the process may end
+anywhere, and the next one goes on in the middle of the run that was under way; nothing is done twice but what came
+after its last save.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from training.config import TrainConfig
+from training.data import ImageDataset
+from training.errors import RunError
+from training.run import begin, device_of, evaluate_run, open_data, spec_of
+from training.run_state import STATE_FILE, RunState
+from training.studies.plan import PlannedRun, decisive
+from training.studies.record import load_record
+from training.trainer import RunOptions, Trainer
+
+__all__ = ["Conduct"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Conduct:
+    """Works through a list of runs."""
+
+    folder: Path
+    """Of all runs; each has its own below it."""
+    command: str
+    save_seconds: float = 300.0
+    max_seconds: float | None = None
+    stop_requested: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
+    _datasets: dict[tuple[object, ...], ImageDataset] = field(default_factory=dict)
+
+    def finish(self, runs: Sequence[PlannedRun]) -> bool:
+        """Finish them in order, or until stopped. Returns whether all are finished.
+
+        Raises:
+            RunError: a folder holds a run of other settings or data.
+        """
+        end = None if self.max_seconds is None else self.clock() + self.max_seconds
+        missing = [run for run in runs if load_record(run, self.folder) is None]
+        for number, run in enumerate(missing, len(runs) - len(missing) + 1):
+            print(f"run {number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
+            if not self._finish(run, end):
+                return False
+        return True
+
+    def _finish(self, run: PlannedRun, end: float | None) -> bool:
+        """Train a run to its end, by one step at least, and evaluate it; False where it was stopped before."""
+        out = self.folder / run.name
+        config = run.config
+        if run.teacher is not None:
+            config = replace(config, teacher=self.folder / run.teacher.name)
+        device = device_of(config)
+        if (out / STATE_FILE).exists():
+            state = RunState.load(out)
+            if decisive(state.config) != decisive(config):
+                raise RunError(f"{out}: holds a run of other settings; move it away, or choose another --out")
+            data = self._data(config)
+            # Where and how is today's choice, what was decided is the run's.
+            state = replace(state, config=replace(config, teacher_sha256=state.config.teacher_sha256))
+        else:
+            data = self._data(config)
+            state = begin(config, data)
+        options = RunOptions(
+            out=out,
+            save_seconds=self.save_seconds,
+            max_seconds=None if end is None else end - self.clock(),
+            stop_requested=self.stop_requested,
+            clock=self.clock,
+        )
+        if not Trainer(state, data, options, device).train():
+            return False
+        evaluate_run(out, RunState.load(out), device, data, command=self.command)
+        return True
+
+    def _data(self, config: TrainConfig) -> ImageDataset:
+        """The dataset of a run; decoded once for all runs with the same images."""
+        spec, device = spec_of(config), device_of(config)
+        key = (config.dataset, config.data, config.held_out, spec.input_shape, device)
+        if key not in self._datasets:
+            self._datasets[key] = open_data(config, spec, device)
+        return self._datasets[key]

@@ -1,0 +1,125 @@
+"""A study as data: arms times architectures times seeds are its runs; a function draws its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from training.config import TrainConfig
+from training.studies.plan import PlannedRun
+from training.studies.published import Benchmark
+from training.studies.record import Line, load_record
+
+__all__ = ["FIXED", "Arm", "Protocol", "Study"]
+
+FIXED = frozenset(
+    {
+        "architecture",
+        "branching",
+        "initial",
+        "seed",
+        "loss",
+        "alpha",
+        "temperature",
+        "prefixes",
+        "label_smoothing",
+        "ema",
+    }
+    | {"mix", "mix_share", "teacher", "teacher_sha256", "teacher_weight"}
+)
+"""What arms decide, so that no flag does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One way of training: what it changes of the paper's settings."""
+
+    label: str
+    changes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    teacher: str | None = None
+    """An architecture which, trained as in the paper, teaches this arm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """What is the same for all runs of a study: the user's choices."""
+
+    changes: Mapping[str, Any]
+    seeds: tuple[int, ...] = (0,)
+    architectures: tuple[str, ...] | None = None
+    benchmark: Benchmark | None = None
+    """Whose published figures stand beside ours; None shows none."""
+
+    @property
+    def base(self) -> TrainConfig:
+        """The settings that arms change."""
+        return TrainConfig(**self.changes).resolved()
+
+    def deviations(self, study: Study) -> list[str]:
+        """What differs from the paper's protocol, for the captions."""
+        base = self.base
+        chosen, papers = base.decisive(), TrainConfig(dataset=base.dataset).resolved().decisive()
+        words = [
+            f"{name.replace('_', ' ')} {value} instead of {papers[name]}"
+            for name, value in chosen.items()
+            if name not in FIXED and value != papers[name]
+        ]
+        if self.architectures is not None and self.architectures != study.architectures:
+            words.append(f"{', '.join(self.architectures)} instead of {', '.join(study.architectures)}")
+        return words
+
+
+Draw = Callable[[Figure, Sequence[Line], Protocol], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A table or figure."""
+
+    name: str
+    title: str
+    about: str
+    architectures: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    size: tuple[float, float] = (7.5, 5.5)
+    """Of the figure, in inches; the drawing function scales it for more than one architecture."""
+    draw: Draw | None = None
+    published: bool = False
+    """Whether it shows other systems' published points, whose sources the table then names."""
+
+    def runs(self, protocol: Protocol) -> list[PlannedRun]:
+        """Every run that the study needs, teachers before their students, each once."""
+        ordered: dict[str, PlannedRun] = {}
+        for architecture in protocol.architectures or self.architectures:
+            for arm in self.arms:
+                for run in _planned(arm, architecture, protocol):
+                    for one in (run.teacher, run):
+                        if one is not None:
+                            ordered.setdefault(one.name, one)
+        return list(ordered.values())
+
+    def lines(self, protocol: Protocol, folder: Path) -> list[Line]:
+        """What has been measured so far; arms without any record are left out."""
+        lines = []
+        for architecture in protocol.architectures or self.architectures:
+            for arm in self.arms:
+                planned = _planned(arm, architecture, protocol)
+                records = tuple(record for run in planned if (record := load_record(run, folder)) is not None)
+                if records:
+                    lines.append(Line(architecture=architecture, label=arm.label, planned=planned, records=records))
+        return lines
+
+
+def _planned(arm: Arm, architecture: str, protocol: Protocol) -> tuple[PlannedRun, ...]:
+    """The runs of an arm, one per seed."""
+    runs = []
+    for seed in protocol.seeds:
+        base = replace(protocol.base, architecture=architecture, seed=seed)
+        teacher = arm.teacher and PlannedRun(config=replace(base, architecture=arm.teacher))
+        runs.append(PlannedRun(config=replace(base, **arm.changes), teacher=teacher or None))
+    return tuple(runs)
