@@ -62,7 +62,7 @@ class Anytime:
         return self._best_refinement(situation, started)
 
     def _first_leaves(self, situation: Situation) -> Decision | None:
-        savable = _step(situation, 0, limit=self._unhurried_batch(situation))
+        savable = _step(situation, 0)
         if savable is None:
             return None
         segment, worthwhile = savable.segment, _worthwhile_batch(situation, len(savable.entries))
@@ -71,15 +71,6 @@ class Anytime:
         if len(situation.segments[0]) > 1:
             segment = self._widest(situation, savable.entries)
         return Decision(segment=segment, entries=savable.entries)
-
-    def _unhurried_batch(self, situation: Situation) -> int:
-        """The largest batch whose first leaf would reach even the least urgent who waits if it straggled."""
-        costs, kappa = situation.costs, self._kappa(situation)
-        slack = situation.queues[0][-1].deadline - situation.now
-        sizes = reversed(batch_sizes(situation.max_batch))
-        return next(
-            (batch for batch in sizes if kappa * costs.expected(Segment(0), batch) <= slack), situation.max_batch
-        )
 
     def _widest(self, situation: Situation, entries: Sequence[Entry]) -> Segment:
         """The widest segment from size 0 that pays and fits everyone's slack and limit."""
