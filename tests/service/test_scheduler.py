@@ -168,6 +168,14 @@ def test_first_answers_come_first() -> None:
     assert decision.segment == Segment(0)
 
 
+def test_first_leaves_share_the_largest_batch_that_serves_more_even_if_a_straggler_would_be_late() -> None:
+    costs = Linear(fixed=1.0, each=0.5, straggle=4.0)
+    queues = filled(*((0, 1.1 * costs.expected(Segment(0), 4)) for _ in range(4)))
+    decision = Anytime(TABLE)(situation(queues, costs=costs, max_batch=8, free_slots=8))
+    assert decision is not None
+    assert (decision.segment, len(decision.entries)) == (Segment(0), 4)
+
+
 def test_then_the_step_that_gains_most_per_second() -> None:
     queues = filled((1, 50), (2, 50), (3, 50))
     decision = Anytime(figures([0.6, 0.61, 0.70, 0.71]))(situation(queues, costs=Linear()))
