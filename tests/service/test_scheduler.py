@@ -170,7 +170,8 @@ def test_first_answers_come_first() -> None:
 
 def test_first_leaves_share_the_largest_batch_that_serves_more_even_if_a_straggler_would_be_late() -> None:
     costs = Linear(fixed=1.0, each=0.5, straggle=4.0)
-    queues = filled(*((0, 1.1 * costs.expected(Segment(0), 4)) for _ in range(4)))
+    slack = 1.1 * costs.straggle * costs.expected(Segment(0), 1)
+    queues = filled(*((0, slack) for _ in range(4)))
     decision = Anytime(TABLE)(situation(queues, costs=costs, max_batch=8, free_slots=8))
     assert decision is not None
     assert (decision.segment, len(decision.entries)) == (Segment(0), 4)
