@@ -85,4 +85,9 @@ class Classifier:
             "class_id": best,
             "probability": round(float(probabilities[best]), 6),
         }
-        return {"predictions": [prediction], "ensemble_size": self._size, "flops": self._flops}
+        return {
+            "predictions": [prediction],
+            "ensemble_size": self._size,
+            "stop_reason": "complete",
+            "flops": self._flops,
+        }
