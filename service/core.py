@@ -110,13 +110,12 @@ class Core:
             if queues.last().priority <= budget.priority:
                 raise self._full()
             displaced = [self.ledger.of(queues.last())]
-        ticket = self.ledger.admit(image, budget, listener, now)
+        request = self.ledger.admit(image, budget, listener, now)
         updates = self._end(displaced, StopReason.DEADLINE, self._full()) if displaced else []
-        request = self.ledger.request(ticket)
         if self._first_leaf_at(request, now) > request.entry.deadline:
             self.probes.refused(Segment(0))
             updates += self._end([request], StopReason.DEADLINE, DeadlineMissedError())
-        return ticket, updates
+        return request.ticket, updates
 
     def end_all(self) -> Updates:
         """Answer everyone with what they have."""

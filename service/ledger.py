@@ -89,7 +89,7 @@ class Ledger:
         """How many requests it has taken up so far."""
         return self._admitted
 
-    def admit(self, image: Array, budget: Budget, listener: Listener, now: float) -> Ticket:
+    def admit(self, image: Array, budget: Budget, listener: Listener, now: float) -> Request:
         """Take a request up; it waits for its first step.
 
         Raises:
@@ -109,15 +109,11 @@ class Ledger:
         )
         self._requests[ticket.number] = request
         self.queues.add(0, request.entry)
-        return ticket
+        return request
 
     def of(self, entry: Entry) -> Request:
         """The request behind an entry of the queues."""
         return self._requests[entry.number]
-
-    def request(self, ticket: Ticket) -> Request:
-        """The request of a ticket; it must not have ended."""
-        return self._requests[ticket.number]
 
     def requests(self) -> list[Request]:
         """All of them."""

@@ -22,6 +22,7 @@ __all__ = [
     "Policy",
     "Queues",
     "Situation",
+    "batch_sizes",
     "by_start",
     "expired",
     "largest_batch",
@@ -142,6 +143,11 @@ class Policy(Protocol):
         is expected to finish the segment before its deadline. None if nothing is worth running.
         """
         ...
+
+
+def batch_sizes(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`."""
+    return [1 << power for power in range(most.bit_length()) if 1 << power < most] + [most]
 
 
 def by_start(segments: Iterable[Segment], leaves: int) -> tuple[tuple[Segment, ...], ...]:

@@ -121,7 +121,7 @@ class StepTimes(BaseModel):
 
     ensemble_size: int
     expected_ms: dict[int, float]
-    quantile_ms: dict[int, float] = Field(description="Rarely exceeded: decides whether a step still fits.")
+    quantile_ms: dict[int, float] = Field(description="Rarely exceeded.")
 
 
 class Limits(BaseModel):

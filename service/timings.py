@@ -22,6 +22,7 @@ from model_core.package import Package
 from model_core.tree import Segment
 from service.profile import Shape, Timings, shape_of
 from service.runners.base import Runner
+from service.scheduler import batch_sizes
 
 __all__ = ["measure", "timings_of"]
 
@@ -82,7 +83,7 @@ def measure(package: Package, runner: Runner, *, max_batch: int, clock: Callable
         return clock() - began
 
     measured: list[int] = []
-    for batch in [1 << power for power in range(max_batch.bit_length()) if 1 << power < max_batch] + [max_batch]:
+    for batch in batch_sizes(max_batch):
         time_all(batch)  # the first run of a size allocates
         for shape in timings.values():
             shape[batch].clear()

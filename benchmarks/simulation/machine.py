@@ -13,8 +13,8 @@ import numpy as np
 
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment, Tree
-from service.policies.whole import batch_sizes
 from service.profile import Profile, Shape
+from service.scheduler import batch_sizes
 
 __all__ = ["PAPER_TREE", "Faults", "Machine", "cpu_like", "gpu_like", "measured", "paper_table"]
 

@@ -11,8 +11,8 @@ from operator import itemgetter
 
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment
-from service.policies.whole import WORTHWHILE, batch_sizes
-from service.scheduler import Costs, Decision, Entry, Situation, largest_batch
+from service.policies.whole import WORTHWHILE
+from service.scheduler import Costs, Decision, Entry, Situation, batch_sizes, largest_batch
 
 __all__ = ["Anytime", "step_gains"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from model_core.tree import Segment
-from service.policies.whole import batch_sizes, begin, efficient_batch, resume, route_seconds
-from service.scheduler import Decision, Situation
+from service.policies.whole import begin, efficient_batch, resume, route_seconds
+from service.scheduler import Decision, Situation, batch_sizes
 
 __all__ = ["FixedSize", "Replan"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import inf
 
 from model_core.tree import Segment
-from service.policies.whole import batch_sizes, begin, resume, route_seconds
-from service.scheduler import Decision, Entry, Situation, largest_batch
+from service.policies.whole import begin, resume, route_seconds
+from service.scheduler import Decision, Entry, Situation, batch_sizes, largest_batch
 
 __all__ = ["MostAccurate", "SlackFit"]
 

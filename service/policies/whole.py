@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model_core.tree import Segment
-from service.scheduler import Decision, Entry, Situation, largest_batch
+from service.scheduler import Decision, Entry, Situation, batch_sizes, largest_batch
 
-__all__ = ["batch_sizes", "begin", "efficient_batch", "resume", "route", "route_seconds"]
+__all__ = ["begin", "efficient_batch", "resume", "route", "route_seconds"]
 
 WORTHWHILE = 1.05
 """A larger batch has to serve so many times the requests per second of a smaller one."""
@@ -30,11 +30,6 @@ def route_seconds(situation: Situation, size: int, batch: int) -> float:
     """Expected seconds from nothing to an ensemble size."""
     path = route(situation.segments, 0, size)
     return sum(situation.costs.expected(segment, batch) for segment in path)
-
-
-def batch_sizes(most: int) -> list[int]:
-    """1, 2, 4, ... and `most`."""
-    return [1 << power for power in range(most.bit_length()) if 1 << power < most] + [most]
 
 
 def efficient_batch(situation: Situation, size: int, margin: float) -> Sequence[Entry]:
