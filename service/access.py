@@ -6,15 +6,36 @@ import hmac
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.datastructures import Headers
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from service.errors import UnauthorizedError
 from service.lifecycle import Service
 
-__all__ = ["Authorized", "authorize", "service_of"]
+__all__ = ["SECURITY", "Authorized", "authorize", "check_key", "service_of"]
 
 _bearer = HTTPBearer(auto_error=False, description="One of the service's API keys, where it asks for them.")
 _api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in a header of its own.")
+
+
+SECURITY: list[dict[str, list[str]]] = [{"HTTPBearer": []}, {"APIKeyHeader": []}]
+"""The two ways to show a key, for the documentation of operations that call `check_key` by themselves."""
+
+
+def check_key(headers: Headers, service: Service) -> None:
+    """Refuse a request without a key, or with a wrong one.
+
+    Raises:
+        UnauthorizedError: the service has keys, and the headers show none of them.
+    """
+    if not (keys := service.settings.api_keys):
+        return
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    given = credentials if scheme.lower() == "bearer" and credentials else headers.get("x-api-key", "")
+    # Every key is compared, each in constant time, so that an answer's timing tells nothing about any.
+    matches = [hmac.compare_digest(given.encode(), key.get_secret_value().encode()) for key in keys]
+    if not any(matches):
+        raise UnauthorizedError("show an API key as Authorization: Bearer KEY or X-API-Key: KEY")
 
 
 # These two never wait, but FastAPI would send plain functions to its thread pool: two hops a request.
@@ -25,21 +46,17 @@ async def service_of(request: Request) -> Service:
 
 
 async def authorize(
+    request: Request,
     service: Annotated[Service, Depends(service_of)],
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    api_key: Annotated[str | None, Depends(_api_key)],
+    _documented: Annotated[object, Depends(_bearer)],
+    _too: Annotated[object, Depends(_api_key)],
 ) -> Service:
     """The service, for a client that may use it.
 
     Raises:
-        UnauthorizedError: the service has keys, and the request has none of them.
+        UnauthorizedError: as `check_key`.
     """
-    given = bearer.credentials if bearer else api_key or ""
-    keys = service.settings.api_keys
-    # Every key is compared, each in constant time, so that an answer's timing tells nothing about any.
-    matches = [hmac.compare_digest(given.encode(), key.get_secret_value().encode()) for key in keys]
-    if keys and not any(matches):
-        raise UnauthorizedError("show an API key as Authorization: Bearer KEY or X-API-Key: KEY")
+    check_key(request.headers, service)
     return service
 
 

@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import TypeAdapter
 
-from service.access import Authorized, service_of
+from service.access import SECURITY, Authorized, service_of
 from service.errors import ServiceError
 from service.lifecycle import Service
 from service.problems import Problem, problem_of, problem_responses
 from service.schemas import Answer, Limits, ModelCard, ModelList, SizeFigures, StepTimes
 from service.state import EngineState
 from service.stream import EventStream, events, until_disconnect
-from service.submission import EVENT_STREAM, STREAM_PATH, Submission, Submitted, wants_stream
+from service.submission import EVENT_STREAM, PARAMETERS, STREAM_PATH, Submission, Submitted, wants_stream
 from service.upload import REQUEST_BODY
 
 __all__ = ["router"]
@@ -50,6 +50,9 @@ def _responses(description: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": description, "content": STREAM_CONTENT}, **problems}
 
 
+OPERATION = {"requestBody": REQUEST_BODY, "parameters": PARAMETERS, "security": SECURITY}
+"""What FastAPI cannot see of a prediction: `submit` reads it from the request."""
+
 _answers = TypeAdapter(list[Answer | Problem])
 
 
@@ -58,7 +61,7 @@ _answers = TypeAdapter(list[Answer | Problem])
     summary="Classify an image within a budget",
     response_model=Answers,
     responses=_responses("The deepest prediction in time; of several images a list."),
-    openapi_extra={"requestBody": REQUEST_BODY},
+    openapi_extra=OPERATION,
     tags=["predictions"],
 )
 async def predict(request: Request, submission: Submitted) -> Response:
@@ -84,7 +87,7 @@ async def predict(request: Request, submission: Submitted) -> Response:
     summary="Watch a prediction refine",
     response_class=EventStream,
     responses=_responses("Events."),
-    openapi_extra={"requestBody": REQUEST_BODY},
+    openapi_extra=OPERATION,
     tags=["predictions"],
 )
 async def predict_stream(submission: Submitted) -> Response:

@@ -66,6 +66,8 @@ class EngineClient(Protocol):
     clock: Callable[[], float]
     failure: ServiceError | None
     """Why it serves nobody and never will again."""
+    admits_at_once: bool
+    """Whether the engine has taken a request when `submit` returns; `Admitted` is heard only where it is not so."""
 
     @property
     def recorder(self) -> RequestRecorder:
@@ -90,7 +92,7 @@ class EngineClient(Protocol):
     def submit(self, image: NDArray[np.float32], budget: Budget) -> Ticket:
         """Hand over a normalised image (C, H, W), which must not change afterwards. It returns at once.
 
-        What the engine says to it is heard later: `Admitted`, or the refusal as a failure.
+        What the engine says to it is heard later: `Admitted` unless `admits_at_once`, or the refusal as a failure.
 
         Raises:
             ServiceError: as that failure, where it is known already.

@@ -47,6 +47,8 @@ class Delivery:
         mailbox = Mailbox(
             budget, clock=self._engine.clock, recorder=self._engine.recorder, on_close=lambda: self._forget(ticket)
         )
+        if self._engine.admits_at_once:
+            mailbox.put(Admitted())
         self._mailboxes[ticket] = mailbox
         return mailbox
 

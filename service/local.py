@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from model_core.package import Package
-from service.client import Admitted, Exposition, Heard, Listener
+from service.client import Exposition, Heard, Listener
 from service.engine import Engine
 from service.errors import DrainingError, ServiceError, StartingError
 from service.metrics import Recorder
@@ -36,6 +36,7 @@ class LocalEngine:
         self.clock = clock
         self.recorder = recorder
         self.failure: ServiceError | None = None
+        self.admits_at_once = True
         self._build = build
         self._engine: Engine | None = None
         self._listener: Listener = lambda heard: None
@@ -65,9 +66,7 @@ class LocalEngine:
 
     def submit(self, image: NDArray[np.float32], budget: Budget) -> Ticket:
         """See `EngineClient.submit`; every refusal is known at once."""
-        ticket = self._running.submit(image, budget, self._deliver)
-        self._loop.call_soon(self._hear, [(ticket, Admitted())])
-        return ticket
+        return self._running.submit(image, budget, self._deliver)
 
     def cancel(self, ticket: Ticket) -> None:
         """See `EngineClient.cancel`."""

@@ -7,28 +7,46 @@ engine is told to drop what nobody waits for any more when the answer is over, h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Request
+from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
-from service.access import Authorized
+from service.access import check_key
 from service.arrival import Head, head_of
 from service.delivery import Mailbox
 from service.errors import DeadlineMissedError, InvalidError, UnavailableError
+from service.images import Decoder
 from service.lifecycle import Service
+from service.problems import faults_of
 from service.request import Budget, Priority, Refinement
 from service.schemas import Answer, Options, Prediction
 from service.upload import read_upload
 
-__all__ = ["EVENT_STREAM", "STREAM_PATH", "Submission", "Submitted", "wants_stream"]
+__all__ = ["EVENT_STREAM", "PARAMETERS", "STREAM_PATH", "Submission", "Submitted", "wants_stream"]
 
 DEFAULT_TOP_K = 5
 EVENT_STREAM = "text/event-stream"
 STREAM_PATH = "/predict/stream"
+TIMEOUT_HEADER = "x-request-timeout-ms"
+
+_milliseconds = TypeAdapter(Annotated[float, Field(gt=0, allow_inf_nan=False)])
+_timeout_schema = _milliseconds.json_schema() | {"description": "As deadline_ms; the shorter one counts."}
+
+PARAMETERS: list[dict[str, Any]] = [
+    {"name": name, "in": where, "required": False, "schema": schema}
+    for where, schemas in (
+        ("query", Options.model_json_schema()["properties"]),
+        ("header", {TIMEOUT_HEADER: _timeout_schema}),
+    )
+    for name, schema in schemas.items()
+]
+"""What a prediction request takes beside its body, for the API's documentation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,22 +103,20 @@ def wants_stream(request: Request) -> bool:
     return request.url.path == STREAM_PATH or EVENT_STREAM in request.headers.get("accept", "")
 
 
-async def submit(
-    request: Request,
-    service: Authorized,
-    query: Annotated[Options, Query()],
-    x_request_timeout_ms: Annotated[
-        float | None, Header(gt=0, allow_inf_nan=False, description="As deadline_ms; the shorter one counts.")
-    ] = None,
-) -> AsyncIterator[Submission]:
+async def submit(request: Request) -> AsyncIterator[Submission]:
     """Read, decode and hand over a request's images.
+
+    It takes its parameters from the request by itself: declared to FastAPI, as `PARAMETERS` documents them, they take
+    longer than all the rest of what happens before the engine.
 
     Raises:
         ServiceError: of any kind; `service.problems` maps them.
     """
+    service: Service = request.app.state.service
+    check_key(request.headers, service)
     with ExitStack() as mailboxes:
         try:
-            submission = await _admitted(request, service, query, x_request_timeout_ms, mailboxes)
+            submission = await _admitted(request, service, mailboxes)
         except UnavailableError as error:  # wherever it came from; a request of many images is one refusal
             service.recorder.rejected(error)
             raise
@@ -110,17 +126,16 @@ async def submit(
 Submitted = Annotated[Submission, Depends(submit)]
 
 
-async def _admitted(
-    request: Request, service: Service, query: Options, x_request_timeout_ms: float | None, mailboxes: ExitStack
-) -> Submission:
+async def _admitted(request: Request, service: Service, mailboxes: ExitStack) -> Submission:
     """As `submit`; leaving `mailboxes` makes the engine drop what is not answered yet."""
+    query, longest = _query(request)
     delivery = service.delivery  # a service that cannot answer now says so before the upload
     head = head_of(request)
     settings = service.settings
 
     def due(options: Options) -> float:
         asked = options.deadline_ms or settings.default_deadline_ms
-        return min(ms for ms in (asked, x_request_timeout_ms, settings.max_deadline_ms) if ms is not None)
+        return min(ms for ms in (asked, longest, settings.max_deadline_ms) if ms is not None)
 
     def instant(deadline_ms: float) -> float:
         return head.arrived_at + deadline_ms / 1e3 - service.reserve.of(deadline_ms / 1e3)
@@ -137,7 +152,7 @@ async def _admitted(
             deadline_ms = due(options)
             top_k = _check(options, service)
             timeout.reschedule(loop_time(deadline_ms))
-            images = await asyncio.gather(*(service.decoder.decode(data, name) for name, data in upload.images.items()))
+            images = await _decoded(service.decoder, upload.images)
     except TimeoutError as error:
         service.recorder.deadline_missed()
         raise DeadlineMissedError from error
@@ -166,6 +181,31 @@ async def _admitted(
         mailboxes=submitted,
         is_list=upload.is_list,
     )
+
+
+def _query(request: Request) -> tuple[Options, float | None]:
+    """The options in the query, and the milliseconds that the header allows, if it is there."""
+    faults: dict[str, str] = {}
+    options, longest = Options(), None
+    if parameters := request.query_params:
+        try:
+            options = Options.model_validate(dict(parameters))
+        except ValidationError as error:
+            faults = faults_of(error, "query")
+    if (given := request.headers.get(TIMEOUT_HEADER)) is not None:
+        try:
+            longest = _milliseconds.validate_python(given)
+        except ValidationError as error:
+            faults |= faults_of(error, f"header.{TIMEOUT_HEADER}")
+    if faults:
+        raise InvalidError(faults)
+    return options, longest
+
+
+async def _decoded(decoder: Decoder, images: Mapping[str, bytes]) -> list[NDArray[np.float32]]:
+    """All at the same time; one, which is the rule, without a task of its own."""
+    jobs = [decoder.decode(data, name) for name, data in images.items()]
+    return [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
 
 
 def _check(options: Options, service: Service) -> int:

@@ -30,7 +30,7 @@ from benchmarks.peers.yardstick import Yardstick, measured
 from model_core.package import Package
 from service.settings import shipped_model
 
-SHARED = ("numpy", "onnxruntime", "pillow")
+SHARED = ("numpy", "onnxruntime", "onnxruntime-gpu", "pillow")
 
 
 def main() -> None:

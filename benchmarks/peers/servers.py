@@ -145,8 +145,11 @@ def environment_of(server: Server, folder: Path) -> Path:
 
 
 def versions(python: Path, *names: str) -> dict[str, str]:
-    """Versions of distributions that are installed in an environment."""
-    script = "import sys, json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    """Versions of those of the distributions that are installed in an environment."""
+    script = (
+        "import sys, json, importlib.metadata as m; here = {d.name.lower(): d.version for d in m.distributions()};"
+        "print(json.dumps({n: here[n] for n in sys.argv[1:] if n in here}))"
+    )
     done = subprocess.run([python, "-c", script, *names], check=True, stdout=subprocess.PIPE)
     found: dict[str, str] = json.loads(done.stdout)
     return found

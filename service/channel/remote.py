@@ -63,6 +63,7 @@ class RemoteEngine:
     def __init__(self, address: str, sha256: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.failure: ServiceError | None = None
+        self.admits_at_once = False
         self.recorder = Reports(self._later)
         self._address = address
         self._sha256 = sha256

@@ -6,7 +6,8 @@ import io
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,3 +151,23 @@ async def test_the_pool_and_the_line_before_it_are_bounded() -> None:
     assert sum(thread.name.startswith("decode") for thread in threading.enumerate()) <= 1
     assert (await decoder.decode(data)).shape == (3, 32, 32)
     decoder.close()
+
+
+@pytest.mark.anyio
+async def test_a_small_image_needs_no_thread(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thumbnail of a few kilobytes is not small: what counts is what it is decoded to."""
+    threads: list[str] = []
+    monkeypatch.setattr(Decoder, "_fit", _noting(Decoder._fit, threads))
+    await decoder.decode(encode(smooth(32, 32), "JPEG"))
+    await decoder.decode(encode(Image.new("RGB", (400, 400))))
+    assert [thread.startswith("decode") for thread in threads] == [False, True]
+
+
+def _noting(method: Callable[..., Any], threads: list[str]) -> Callable[..., Any]:
+    """The method, noting the name of the thread that it runs on."""
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return method(*arguments)
+
+    return noted

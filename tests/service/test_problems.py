@@ -53,6 +53,13 @@ async def test_an_invalid_option_is_422_and_named(
     assert fault in problem["errors"][field]
 
 
+@pytest.mark.parametrize("given", ["0", "-1", "inf", "soon", ""])
+async def test_an_invalid_timeout_header_is_422_and_named(client: httpx.AsyncClient, photo: bytes, given: str) -> None:
+    headers = {**JPEG, "X-Request-Timeout-Ms": given}
+    problem = check_problem(await client.post("/predict?top_k=0", content=photo, headers=headers), 422)
+    assert set(problem["errors"]) == {"header.x-request-timeout-ms", "query.top_k"}
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
