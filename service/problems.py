@@ -141,6 +141,8 @@ async def _service_error(request: Request, error: Exception) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, StartingError | DrainingError | EngineLostError):
         headers["Retry-After"] = str(RETRY_AFTER)
+    if isinstance(error, DrainingError):
+        headers["Connection"] = "close"  # which this process is about to do
     return _response(problem, headers)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import socket
+import time
 
 import uvicorn
 
@@ -14,6 +16,11 @@ from service.settings import Settings
 from service.welcome import welcome
 
 __all__ = ["Server", "serve_in_one_process"]
+
+REFUSE_SECONDS = 2.0
+"""How long requests that come after the active ones were answered are still refused, and not just cut off."""
+QUIET_SECONDS = 0.1
+"""Nothing comes any more when so long nothing has come."""
 
 
 def serve_in_one_process(settings: Settings) -> int:
@@ -60,4 +67,16 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, then close."""
         await self.service.drain()
+        await self._refuse_unread()
         await super().shutdown(sockets)
+
+    async def _refuse_unread(self) -> None:
+        """Let requests that still lie in the sockets be told 503, until a while has brought none.
+
+        uvicorn would close their connections, of which it does not know that something came.
+        """
+        state, until = self.server_state, time.monotonic() + REFUSE_SECONDS
+        seen = -1
+        while state.connections and state.total_requests != seen and time.monotonic() < until:
+            seen = state.total_requests
+            await asyncio.sleep(QUIET_SECONDS)

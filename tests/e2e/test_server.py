@@ -95,6 +95,27 @@ async def test_sigterm_answers_the_active_and_ends(tiny_package: Path, photo: by
         assert process.stderr.read() == ""
 
 
+async def test_sigterm_under_load_leaves_no_request_without_an_answer(tiny_package: Path, photo: bytes) -> None:
+    with server(tiny_package) as (url, process):
+        limits = httpx.Limits(max_connections=48)
+        async with httpx.AsyncClient(base_url=url, timeout=20, limits=limits) as client:
+
+            async def until_refused() -> set[int]:
+                statuses: set[int] = set()
+                while 503 not in statuses:
+                    response = await client.post("/predict", content=photo, headers={"Content-Type": "image/jpeg"})
+                    statuses.add(response.status_code)
+                return statuses
+
+            async def told_to_end() -> None:
+                await asyncio.sleep(0.5)
+                process.send_signal(signal.SIGTERM)
+
+            *ends, _ = await asyncio.gather(*(until_refused() for _ in range(48)), told_to_end())
+        assert all(end == {200, 503} for end in ends)
+        assert process.wait(10) == -signal.SIGTERM
+
+
 def test_a_package_that_cannot_be_served_ends_it_with_a_word(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service.cli", "--model", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
