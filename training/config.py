@@ -25,6 +25,7 @@ Prefixes = Literal["powers", "all"]
 Mixing = Literal["off", "mixup", "cutmix"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["bf16", "float32"]
+BF16 = "bf16 autocast (fast on GPUs and on CPUs with bf16 instructions, ten times slower on others) or float32"
 
 # Appendix A, "Hyper-parameter settings". A folder is trained like CIFAR. The held-out fractions are MSDNet's:
 # 5,000 of CIFAR's 50,000 training images, 50,000 of ImageNet's 1.28 million.
@@ -106,7 +107,7 @@ class TrainConfig:
     warmup_epochs: Annotated[float, Setting("epochs over which the learning rate first rises linearly")] = 0.0
     momentum: Annotated[float, Setting("momentum of SGD")] = 0.9
     weight_decay: Annotated[float | None, Setting("L2 penalty (default: 5e-4; ImageNet 1e-5)")] = None
-    precision: Annotated[Precision, Setting("bf16 autocast (fast on GPUs and recent CPUs) or float32")] = "bf16"
+    precision: Annotated[Precision, Setting(BF16)] = "bf16"
     seed: Annotated[int, Setting("decides initial weights, order and augmentation")] = 0
     device: Annotated[str, Setting("cpu, cuda, cuda:1, ...; auto: a GPU if there is one", free=True)] = "auto"
     compile: Annotated[
