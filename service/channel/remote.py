@@ -73,7 +73,9 @@ class RemoteEngine:
         """Requests that have not ended, with their latest refinement."""
         self._questions: dict[int, asyncio.Future[EngineState | Exposition]] = {}
         self._cancelled: list[int] = []
-        self._flush: asyncio.TimerHandle | None = None
+        self._flush: asyncio.Handle | None = None
+        self._flush_at = 0.0
+        """When the notes go out. Not every event loop's handles tell (uvloop's of what is due at once)."""
         self._welcome = asyncio.Event()
         self._draining = False
 
@@ -271,10 +273,10 @@ class RemoteEngine:
         loop = asyncio.get_running_loop()
         due = loop.time() + seconds
         if self._flush is not None:
-            if self._flush.when() <= due:
+            if self._flush_at <= due:
                 return
             self._flush.cancel()
-        self._flush = loop.call_at(due, self._send_notes)
+        self._flush, self._flush_at = loop.call_at(due, self._send_notes), due
 
     def _send_notes(self) -> None:
         if self._flush is not None:
