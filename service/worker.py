@@ -26,6 +26,7 @@ def create_worker(settings: Settings, address: str) -> FastAPI:
         PackageError: the package was changed since the service started, and cannot be served.
     """
     configure_logging(settings)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the supervisor says who ends when
     threading.Thread(target=_end_with_parent, name="hne-parent", daemon=True).start()
     package = Package.load(settings.package)
     return create_front(Service(settings, package, RemoteEngine(address, package.sha256)))
