@@ -15,8 +15,8 @@ from service.lifecycle import Service
 from service.problems import Problem, problem_of, problem_responses
 from service.schemas import Answer, Limits, ModelCard, ModelList, SizeFigures, StepTimes
 from service.state import EngineState
-from service.stream import EventStream, events, until_disconnect
-from service.submission import EVENT_STREAM, PARAMETERS, STREAM_PATH, Submission, Submitted, wants_stream
+from service.stream import EventStream, until_disconnect
+from service.submission import EVENT_STREAM, PARAMETERS, STREAM_PATH, Submission, submit, wants_stream
 from service.upload import REQUEST_BODY
 
 __all__ = ["router"]
@@ -64,18 +64,20 @@ _answers = TypeAdapter(list[Answer | Problem])
     openapi_extra=OPERATION,
     tags=["predictions"],
 )
-async def predict(request: Request, submission: Submitted) -> Response:
+async def predict(request: Request) -> Response:
     """The deepest prediction that the budget allows.
 
     With `Accept: text/event-stream` it refines before your eyes, as `/predict/stream`. Of several images, one without a
     single network in time has a problem in its place of the list; the status is an error only if all have.
     """
+    submission = await submit(request)
     if wants_stream(request):
-        return _stream(submission)
-    async with until_disconnect(request.receive):
-        if submission.is_list:
-            return await _list(submission)
-        refinement = await submission.mailboxes[0].answer()
+        return EventStream(submission)
+    with submission:
+        async with until_disconnect(request.receive):
+            if submission.is_list:
+                return await _list(submission)
+            refinement = await submission.mailboxes[0].answer()
     body = submission.answer(refinement).model_dump_json()
     return Response(
         body, media_type="application/json", headers={"Server-Timing": submission.server_timing(refinement)}
@@ -90,12 +92,12 @@ async def predict(request: Request, submission: Submitted) -> Response:
     openapi_extra=OPERATION,
     tags=["predictions"],
 )
-async def predict_stream(submission: Submitted) -> Response:
+async def predict_stream(request: Request) -> Response:
     """Server-sent events: `start`, a `prediction` per refinement, then one `done` or `error`.
 
     Each prediction is cumulative, so a reader that falls behind skips to the latest and loses nothing.
     """
-    return _stream(submission)
+    return EventStream(await submit(request))
 
 
 @router.get(
@@ -136,10 +138,6 @@ async def metrics(request: Request, service: Annotated[Service, Depends(service_
     """In the text format of Prometheus or OpenMetrics."""
     text, content_type = await service.engine.exposition(request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})
-
-
-def _stream(submission: Submission) -> Response:
-    return EventStream(events(submission))
 
 
 async def _list(submission: Submission) -> Response:

@@ -56,6 +56,8 @@ class Delivery:
         for ticket, news in heard:
             if (mailbox := self._mailboxes.get(ticket)) is not None:
                 mailbox.put(news)
+                if mailbox.ended:
+                    del self._mailboxes[ticket]  # there is nothing left to cancel
 
     def _forget(self, ticket: Ticket) -> None:
         if self._mailboxes.pop(ticket, None) is not None:
@@ -87,6 +89,11 @@ class Mailbox:
     def latest(self) -> Refinement | None:
         """The deepest prediction so far; None before the first leaf."""
         return self._latest
+
+    @property
+    def ended(self) -> bool:
+        """Whether the engine has said its last word of the request."""
+        return self._ended.is_set()
 
     def put(self, news: Heard) -> None:
         """Take what the engine says of the request."""

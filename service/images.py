@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import BoundedSemaphore
 
 import numpy as np
@@ -72,8 +74,10 @@ class Decoder:
             QueueFullError: too many images wait to be decoded.
             FormatError, TooLargeError, InvalidError: as `read`.
         """
-        if _is_small(data):
-            return self.read(data, name)
+        if len(data) <= SMALL_BYTES:
+            with self._opened(data, name) as image:
+                if image.width * image.height <= SMALL_PIXELS:
+                    return self._input(image)
         if not self._places.acquire(blocking=False):
             raise QueueFullError(RETRY_AFTER)
         job = self._pool.submit(self.read, data, name)
@@ -89,21 +93,30 @@ class Decoder:
             TooLargeError: more pixels than allowed, known from the head before anything is decoded.
             InvalidError: truncated or corrupt.
         """
-        pixels = np.asarray(self._pixels(data, name))  # (H, W, 3) uint8
-        channels = (np.take(table, pixels[..., index]) for index, table in enumerate(self._normalised))
-        return np.stack(list(channels))
+        with self._opened(data, name) as image:
+            return self._input(image)
 
     def close(self) -> None:
         """Stop the threads; images that still wait are dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _pixels(self, data: bytes, name: str) -> Image.Image:
+    def _input(self, image: Image.Image) -> NDArray[np.float32]:
+        shorter = self._shorter_side * DRAFT_FACTOR
+        image.draft(None, (shorter, shorter))
+        ImageOps.exif_transpose(image, in_place=True)
+        pixels = np.asarray(self._fit(_opaque(image)))  # (H, W, 3) uint8
+        channels = np.empty((3, *pixels.shape[:2]), np.float32)
+        for index, table in enumerate(self._normalised):
+            np.take(table, pixels[..., index], out=channels[index], mode="clip")  # "raise" would buffer
+        return channels
+
+    @contextmanager
+    def _opened(self, data: bytes, name: str) -> Iterator[Image.Image]:
+        """The image, of which the head alone has been read. Raises in the block too what `read` does."""
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 self._check_size(image.width, image.height)
-                shorter = self._shorter_side * DRAFT_FACTOR
-                image.draft(None, (shorter, shorter))
-                return self._fit(_opaque(ImageOps.exif_transpose(image)))
+                yield image
         except UnidentifiedImageError as error:
             if _has_known_start(data):
                 raise InvalidError({name: "cannot be decoded: the head of the image is broken"}) from error
@@ -125,17 +138,6 @@ class Decoder:
             raise TooLargeError(f"the image has {width} x {height} pixels; at most {self._max_pixels} are allowed")
 
 
-def _is_small(data: bytes) -> bool:
-    """Whether it is an image that costs next to nothing to decode, as far as its head tells."""
-    if len(data) > SMALL_BYTES:
-        return False
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.width * image.height <= SMALL_PIXELS
-    except Exception:  # whatever is wrong with it, `read` says so
-        return False
-
-
 def _has_known_start(data: bytes) -> bool:
     """Whether one of our formats claims the data by its first bytes."""
     return any(accept is not None and accept(data[:16]) is True for _, accept in map(Image.OPEN.__getitem__, FORMATS))
@@ -148,4 +150,4 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, BACKGROUND), rgba)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

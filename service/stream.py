@@ -24,36 +24,37 @@ from service.problems import CLIENT_LEFT, problem_of
 from service.schemas import StreamStart
 from service.submission import EVENT_STREAM, Submission
 
-__all__ = ["EventStream", "events", "until_disconnect"]
+__all__ = ["EventStream", "until_disconnect"]
 
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
 
 
 class EventStream(Response):
-    """Sends chunks as they come, until the client leaves."""
+    """Sends a submission's events as they come, until the client leaves."""
 
     media_type = EVENT_STREAM
 
-    def __init__(self, chunks: AsyncGenerator[bytes], status_code: int = 200) -> None:
-        self.chunks = chunks
+    def __init__(self, submission: Submission, status_code: int = 200) -> None:
+        self.submission = submission
         self.status_code = status_code
         self.background = None
         # The second is for nginx, which would otherwise collect events before it passes them on.
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        try:
-            async with until_disconnect(receive), aclosing(self.chunks):
-                async for chunk in self.chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except ClientDisconnect:
-            scope["state"]["head"].status = CLIENT_LEFT
+        with self.submission:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            try:
+                async with until_disconnect(receive), aclosing(_events(self.submission)) as chunks:
+                    async for chunk in chunks:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            except ClientDisconnect:
+                scope["state"]["head"].status = CLIENT_LEFT
 
 
-async def events(submission: Submission) -> AsyncGenerator[bytes]:
+async def _events(submission: Submission) -> AsyncGenerator[bytes]:
     """The events of a submission of one image, encoded."""
     ids = count()
     service, head = submission.service, submission.head

@@ -1,19 +1,21 @@
 """Submission: one prediction request between its arrival and its answer.
 
-`submit` is a dependency, so that whatever is wrong with a request is raised before an answer starts, and so that the
-engine is told to drop what nobody waits for any more when the answer is over, however it ended.
+    with await submit(request) as submission: ...     # leaving the block drops what nobody waits for any more
+
+`submit` raises whatever is wrong with a request, so that an error is a status before any answer starts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Annotated, Any
+from types import TracebackType
+from typing import Annotated, Any, Self
 
 import numpy as np
-from fastapi import Depends, Request
+from fastapi import Request
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -28,7 +30,7 @@ from service.request import Budget, Priority, Refinement
 from service.schemas import Answer, Options, Prediction
 from service.upload import read_upload
 
-__all__ = ["EVENT_STREAM", "PARAMETERS", "STREAM_PATH", "Submission", "Submitted", "wants_stream"]
+__all__ = ["EVENT_STREAM", "PARAMETERS", "STREAM_PATH", "Submission", "submit", "wants_stream"]
 
 DEFAULT_TOP_K = 5
 EVENT_STREAM = "text/event-stream"
@@ -62,6 +64,15 @@ class Submission:
     submitted_at: float
     mailboxes: list[Mailbox]
     is_list: bool
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for mailbox in self.mailboxes:
+            mailbox.close()
 
     def answer(self, refinement: Refinement) -> Answer:
         """What a client gets to see of a refinement now."""
@@ -103,31 +114,26 @@ def wants_stream(request: Request) -> bool:
     return request.url.path == STREAM_PATH or EVENT_STREAM in request.headers.get("accept", "")
 
 
-async def submit(request: Request) -> AsyncIterator[Submission]:
+async def submit(request: Request) -> Submission:
     """Read, decode and hand over a request's images.
 
-    It takes its parameters from the request by itself: declared to FastAPI, as `PARAMETERS` documents them, they take
-    longer than all the rest of what happens before the engine.
+    It is no dependency of FastAPI's, and takes its parameters from the request by itself, as `PARAMETERS` documents
+    them: declared to FastAPI they take longer than all the rest of what happens before the engine.
 
     Raises:
         ServiceError: of any kind; `service.problems` maps them.
     """
     service: Service = request.app.state.service
     check_key(request.headers, service)
-    with ExitStack() as mailboxes:
-        try:
-            submission = await _admitted(request, service, mailboxes)
-        except UnavailableError as error:  # wherever it came from; a request of many images is one refusal
-            service.recorder.rejected(error)
-            raise
-        yield submission
+    try:
+        return await _admitted(request, service)
+    except UnavailableError as error:  # wherever it came from; a request of many images is one refusal
+        service.recorder.rejected(error)
+        raise
 
 
-Submitted = Annotated[Submission, Depends(submit)]
-
-
-async def _admitted(request: Request, service: Service, mailboxes: ExitStack) -> Submission:
-    """As `submit`; leaving `mailboxes` makes the engine drop what is not answered yet."""
+async def _admitted(request: Request, service: Service) -> Submission:
+    """As `submit`."""
     query, longest = _query(request)
     delivery = service.delivery  # a service that cannot answer now says so before the upload
     head = head_of(request)
@@ -148,7 +154,7 @@ async def _admitted(request: Request, service: Service, mailboxes: ExitStack) ->
             upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
             if upload.is_list and wants_stream(request):
                 raise InvalidError({"body.images": "a stream answers one image"})
-            options = query.merged(upload.options)
+            options = query.merged(upload.options) if upload.options.model_fields_set else query
             deadline_ms = due(options)
             top_k = _check(options, service)
             timeout.reschedule(loop_time(deadline_ms))
@@ -168,9 +174,11 @@ async def _admitted(request: Request, service: Service, mailboxes: ExitStack) ->
         priority=Priority[(options.priority or "normal").upper()],
     )
     submitted_at = service.clock()
-    submitted = [mailboxes.enter_context(delivery.submit(image, budget)) for image in images]
-    for mailbox in submitted:
-        await mailbox.admitted()
+    with ExitStack() as refused:  # one of them, and the engine drops the others
+        submitted = [refused.enter_context(delivery.submit(image, budget)) for image in images]
+        for mailbox in submitted:
+            await mailbox.admitted()
+        refused.pop_all()
     return Submission(
         service=service,
         head=head,
