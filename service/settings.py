@@ -59,7 +59,10 @@ class Settings(BaseSettings):
         ge=0,
         description="processes for HTTP and images, in front of one for the engine; 0: everything in a single process",
     )
-    threads: Count | None = Field(None, description="CPU threads that compute a step; unset, one per available core")
+    threads: Count | None = Field(
+        None,
+        description="CPU threads that compute a step at most, where they are faster than one; unset, one per core",
+    )
     decode_threads: Count = Field(2, description="threads that decode images, in each of the API processes")
 
     profile_seconds: float = Field(

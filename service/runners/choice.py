@@ -11,6 +11,7 @@ from service.runners.base import Runner
 from service.runners.devices import EXTRA, Device
 from service.runners.names import Precision, RunnerName
 from service.runners.onnx import OnnxRunner
+from service.runners.threads import first_batch_for
 
 __all__ = ["choose_runner"]
 
@@ -20,7 +21,8 @@ logger = logging.getLogger(__name__)
 def choose_runner(
     package: Package, name: RunnerName, *, threads: int, precision: Precision = "float32", max_batch: int = 128
 ) -> Runner:
-    """A runner for a package. `threads` counts on the CPU; `precision` and `max_batch` on a GPU with PyTorch.
+    """A runner for a package. `threads` computing threads at most count on the CPU; `precision` and `max_batch` on a
+    GPU with PyTorch.
 
     Raises:
         RunnerError: what it computes from cannot be loaded.
@@ -28,7 +30,7 @@ def choose_runner(
     """
     match name:
         case "cpu":
-            return OnnxRunner(package, threads=threads)
+            return _onnx_cpu(package, threads)
         case "onnx-cuda":
             return OnnxRunner(package, threads=threads, device=Device.CUDA)
         case "cuda":
@@ -39,7 +41,16 @@ def choose_runner(
                 return choose_runner(package, candidate, threads=threads, precision=precision, max_batch=max_batch)
             except (RunnerError, SettingsError) as error:
                 logger.info("not serving with %s: %s", candidate, error)
-    return OnnxRunner(package, threads=threads)
+    return _onnx_cpu(package, threads)
+
+
+def _onnx_cpu(package: Package, threads: int) -> Runner:
+    threads_from = first_batch_for(threads, package)
+    if threads_from is None:
+        logger.info("one thread computes faster than %d here", threads)
+        return OnnxRunner(package)
+    logger.info("%d threads compute batches of %d and more, one the smaller", threads, threads_from)
+    return OnnxRunner(package, threads=threads, threads_from=threads_from)
 
 
 def _pytorch(package: Package, precision: Precision, max_batch: int) -> Runner:

@@ -12,7 +12,7 @@ from model_core.package import Package
 from model_core.tree import Segment
 from service.errors import RunnerError
 from service.runners.activations import IMAGE, Activations, kept_shapes
-from service.runners.base import Array, Rows
+from service.runners.base import Array, Rows, batch_of
 from service.runners.devices import FATAL_ONLY, Device, first_line, open_session, prepare
 
 __all__ = ["OnnxRunner", "session_options"]
@@ -32,18 +32,21 @@ class _Step:
 class OnnxRunner:
     """Computes the steps of a package.
 
-    `threads` is the number of CPU threads for one operator. On the CPU a step reads and writes the slots in place where
-    they are neighbours. On a GPU the arrays cross to the device and back with every step: `PyTorchRunner` keeps them
-    there.
+    `threads` is the number of CPU threads for one operator, in batches of `threads_from` and more; smaller batches are
+    left to one (`service.runners.threads` measures what is faster). On the CPU a step reads and writes the slots in
+    place where they are neighbours. On a GPU the arrays cross to the device and back with every step: `PyTorchRunner`
+    keeps them there.
 
     Raises:
         RunnerError: a graph cannot be loaded, or its inputs and outputs are not those of its step.
         SettingsError: the device cannot be used; says what is missing.
     """
 
-    def __init__(self, package: Package, *, threads: int = 1, device: Device = Device.CPU) -> None:
+    def __init__(
+        self, package: Package, *, threads: int = 1, threads_from: int = 1, device: Device = Device.CPU
+    ) -> None:
         self.name = f"onnx-{device}"
-        self.configuration = f"ONNX Runtime {ort.__version__}, {device}, {threads} threads"
+        self.configuration = f"ONNX Runtime {ort.__version__}, {device}, {threads} threads from batch {threads_from}"
         self.max_batch = None
         self._tree = tree = package.manifest.spec.tree
         self._input_shape = package.manifest.spec.input_shape
@@ -51,10 +54,17 @@ class OnnxRunner:
         self.segments = tuple(Segment(leaf) for leaf in range(tree.leaves))
         self._in_place = device is Device.CPU
         prepare(device)
-        options = session_options(threads)
+        self._threads_from = threads_from
         self._shapes: dict[int, tuple[int, ...]] = {}
         """One request's activation shape, for every block that some step keeps."""
-        self._steps = [self._load(segment, package.step(segment.start), options, device) for segment in self.segments]
+
+        def steps(count: int) -> list[_Step]:
+            options = session_options(count)
+            return [self._load(segment, package.step(segment.start), options, device) for segment in self.segments]
+
+        self._steps = steps(threads)
+        self._small = steps(1) if threads_from > 1 else self._steps
+        """What computes batches below `threads_from`."""
         self._slots = Activations(0, {})
 
     def reserve(self, slots: int) -> int:
@@ -64,7 +74,8 @@ class OnnxRunner:
 
     def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
         """See `Runner.run`."""
-        step, slots = self._steps[segment.start], self._slots
+        steps = self._steps if batch_of(rows) >= self._threads_from else self._small
+        step, slots = steps[segment.start], self._slots
         x = slots.gather(step.reads, rows) if images is None else images
         if images is not None and IMAGE in slots:
             slots.store(IMAGE, rows, images)
@@ -81,6 +92,7 @@ class OnnxRunner:
     def close(self) -> None:
         """Free the sessions."""
         self._steps.clear()
+        self._small.clear()
 
     def _run_in_place(self, step: _Step, rows: Rows, x: Array) -> Array:
         """Compute from an array into arrays of ours: no copy where the rows are a slice."""

@@ -29,7 +29,7 @@ needs_onnx_cuda = pytest.mark.skipif(
 )
 
 MAKERS: dict[str, Callable[[Package], Runner]] = {
-    "onnx-cpu": lambda package: OnnxRunner(package, threads=2),
+    "onnx-cpu": lambda package: OnnxRunner(package, threads=2, threads_from=3),
     "pytorch-cpu": lambda package: PyTorchRunner(package, device="cpu"),
     "onnx-cuda": lambda package: OnnxRunner(package, device=Device.CUDA),
     "pytorch-cuda": lambda package: PyTorchRunner(package, max_batch=8),
