@@ -30,7 +30,8 @@ class StopReason(StrEnum):
     ENSEMBLE_SIZE = "ensemble_size"
     """`max_ensemble_size` is reached."""
     POLICY = "policy"
-    """The scheduling policy decided on this ensemble size before it ran; `anytime` never does."""
+    """The scheduling policy decides on this ensemble size: a baseline before anything ran; `anytime` where so many wait
+    for a first leaf that there is no time for a further one."""
     CONFIDENCE = "confidence"
     """The calibrated top probability reached `min_confidence`."""
     DRAIN = "drain"

@@ -54,6 +54,10 @@ class Costs(Protocol):
         """What it usually takes."""
         ...
 
+    def cheapest(self, segment: Segment) -> float:
+        """What it usually takes per request, at the batch size that is most efficient."""
+        ...
+
 
 class Queues:
     """The requests that may take a further step, by ensemble size, most urgent first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from math import inf
@@ -36,7 +37,7 @@ class Anytime:
        be served no faster than in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the
        largest set that can still get one together, in the widest segment 0..w that costs less than its steps, and
        whose time, with as much again as a first leaf takes for whoever comes meanwhile, fits the tightest slack kappa
-       times over.
+       times over. If those who wait on then take the machine until the last of their deadlines, it is their last step.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
        kappa times over, fits the tightest slack.
@@ -65,12 +66,13 @@ class Anytime:
         savable = _step(situation, 0)
         if savable is None:
             return None
-        segment, worthwhile = savable.segment, _worthwhile_batch(situation, len(savable.entries))
+        worthwhile = _worthwhile_batch(situation, len(savable.entries))
         if worthwhile < len(savable.entries):
-            return _step(situation, 0, limit=worthwhile)
+            decision = _step(situation, 0, limit=worthwhile)
+            return decision and _final_if_crowded(situation, decision)
         if len(situation.segments[0]) > 1:
-            segment = self._widest(situation, savable.entries)
-        return Decision(segment=segment, entries=savable.entries)
+            return Decision(segment=self._widest(situation, savable.entries), entries=savable.entries)
+        return _final_if_crowded(situation, savable)
 
     def _widest(self, situation: Situation, entries: Sequence[Entry]) -> Segment:
         """The widest segment from size 0 that pays and fits everyone's slack and limit."""
@@ -161,6 +163,18 @@ def _step(
         member=member,
     )
     return Decision(segment=segment, entries=entries) if entries else None
+
+
+def _final_if_crowded(situation: Situation, decision: Decision) -> Decision:
+    """The same, as everyone's last step if those who wait on have the machine until the last of their deadlines.
+
+    Who will not be refined has an answer that is as good now as at its deadline, and leaves its slot to others.
+    """
+    entries, costs = decision.entries, situation.costs
+    left = situation.queues.waiting - len(entries)
+    free_at = situation.now + costs.expected(decision.segment, len(entries)) + left * costs.cheapest(Segment(0))
+    last = max(entry.deadline for entry in entries)
+    return replace(decision, target=decision.segment.stop) if free_at > last else decision
 
 
 def _worthwhile_batch(situation: Situation, most: int) -> int:

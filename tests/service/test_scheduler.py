@@ -27,6 +27,9 @@ class Linear:
     def expected(self, segment: Segment, batch: int) -> float:
         return (self.fixed + self.each * batch * segment.width) / (segment.start + 1)
 
+    def cheapest(self, segment: Segment) -> float:
+        return self.expected(segment, 4) / 4
+
 
 def figures(accuracy: list[float], flops: list[int] | None = None) -> list[EnsembleFigures]:
     costs = flops or [10 * (index + 1) for index in range(len(accuracy))]
@@ -223,6 +226,23 @@ def test_a_patient_request_finishes_under_endless_load(deadline: float) -> None:
                 break
             queues.add(size, patient)
     assert size == LEAVES
+
+
+def test_who_will_not_be_refined_is_answered_with_the_first_leaf() -> None:
+    for slacks, last in (
+        ([5, 5, 5, 5, *[9] * 8], 1),  # 3 s for these four, and 6 for the others
+        ([5, 5, 5, 5, 9], None),
+        ([5, 5, 5, 5], None),
+    ):
+        decision = Anytime(TABLE)(situation(filled(*((0, slack) for slack in slacks)), free_slots=9, steps_run=1))
+        assert decision is not None
+        assert (decision.segment, len(decision.entries), decision.target) == (Segment(0), 4, last)
+
+
+def test_a_patient_request_is_refined_however_many_wait() -> None:
+    decision = Anytime(TABLE)(situation(filled((0, inf), *[(0, inf)] * 20), free_slots=9, steps_run=1))
+    assert decision is not None
+    assert decision.target is None
 
 
 def test_what_a_step_is_worth_ignores_noise_in_the_table() -> None:
