@@ -111,7 +111,7 @@ class Submission:
 
 def wants_stream(request: Request) -> bool:
     """Whether the answer is to be a stream of events."""
-    return request.url.path == STREAM_PATH or EVENT_STREAM in request.headers.get("accept", "")
+    return request.scope["path"].endswith(STREAM_PATH) or EVENT_STREAM in request.headers.get("accept", "")
 
 
 async def submit(request: Request) -> Submission:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,28 @@ from service.runners.devices import FATAL_ONLY, Device, first_line, open_session
 __all__ = ["OnnxRunner", "session_options"]
 
 
+KEPT_BINDINGS = 64
+"""Of each step, for the rows that it computed last: to bind arrays costs as much as a tenth of a small step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Binding:
+    """Arrays of ours that a session reads and writes."""
+
+    bound: ort.IOBinding
+    logits: Array
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
     """One step's session, and the levels it reads and keeps."""
 
     file: Path
     session: ort.InferenceSession
-    binding: ort.IOBinding
     reads: int
     keeps: tuple[int, ...]
+    bindings: dict[tuple[int, int], _Binding] = field(default_factory=dict)
+    """By the first and the last of neighbouring rows, whose arrays stay where they are."""
 
 
 class OnnxRunner:
@@ -70,18 +84,20 @@ class OnnxRunner:
     def reserve(self, slots: int) -> int:
         """See `Runner.reserve`."""
         self._slots = Activations(slots, kept_shapes(self._tree, self._shapes, self._input_shape))
+        for step in (*self._steps, *self._small):
+            step.bindings.clear()
         return self._slots.memory_bytes
 
     def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
         """See `Runner.run`."""
         steps = self._steps if batch_of(rows) >= self._threads_from else self._small
         step, slots = steps[segment.start], self._slots
-        x = slots.gather(step.reads, rows) if images is None else images
         if images is not None and IMAGE in slots:
             slots.store(IMAGE, rows, images)
         try:
             if self._in_place:
-                return self._run_in_place(step, rows, np.ascontiguousarray(x, np.float32))
+                return self._run_in_place(step, rows, images)
+            x = slots.gather(step.reads, rows) if images is None else images
             logits, *kept = step.session.run(None, {"x": x})
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
             raise RunnerError(step.file, first_line(error)) from error
@@ -94,25 +110,42 @@ class OnnxRunner:
         self._steps.clear()
         self._small.clear()
 
-    def _run_in_place(self, step: _Step, rows: Rows, x: Array) -> Array:
-        """Compute from an array into arrays of ours: no copy where the rows are a slice."""
-        logits = np.empty((len(x), self._classes), np.float32)
-        kept = {
-            level: self._slots.gather(level, rows)
-            if isinstance(rows, slice)
-            else np.empty((len(x), *self._shapes[level]), np.float32)
-            for level in step.keeps
-        }
-        binding = step.binding
-        binding.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
-        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        for level, array in kept.items():
-            binding.bind_output(f"block_{level}", "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        step.session.run_with_iobinding(binding)
-        if not isinstance(rows, slice):
+    def _run_in_place(self, step: _Step, rows: Rows, images: Array | None) -> Array:
+        """Compute from arrays into arrays of ours. Of neighbouring rows these are the slots; others are copied."""
+        if isinstance(rows, slice):
+            binding = self._neighbours(step, rows)
+            if images is not None:
+                _bind_input(binding.bound, np.ascontiguousarray(images, np.float32))
+            step.session.run_with_iobinding(binding.bound)
+        else:
+            x = self._slots.gather(step.reads, rows) if images is None else images
+            kept = {level: np.empty((len(rows), *self._shapes[level]), np.float32) for level in step.keeps}
+            binding = self._binding(step, len(rows), kept)
+            _bind_input(binding.bound, np.ascontiguousarray(x, np.float32))
+            step.session.run_with_iobinding(binding.bound)
             for level, array in kept.items():
                 self._slots.store(level, rows, array)
-        return logits[np.newaxis]
+        return binding.logits[np.newaxis].copy()  # the binding's own is written again
+
+    def _neighbours(self, step: _Step, rows: slice) -> _Binding:
+        """The binding of neighbouring slots, but for the images that a first step reads."""
+        key = rows.start, rows.stop
+        if (binding := step.bindings.get(key)) is None:
+            if len(step.bindings) == KEPT_BINDINGS:
+                step.bindings.clear()
+            kept = {level: self._slots.gather(level, rows) for level in step.keeps}
+            binding = step.bindings[key] = self._binding(step, batch_of(rows), kept)
+            if step.reads in self._slots:
+                _bind_input(binding.bound, self._slots.gather(step.reads, rows))
+        return binding
+
+    def _binding(self, step: _Step, batch: int, kept: Mapping[int, Array]) -> _Binding:
+        """A step's outputs bound to arrays."""
+        bound, logits = step.session.io_binding(), np.empty((batch, self._classes), np.float32)
+        outputs = {"logits": logits, **{f"block_{level}": array for level, array in kept.items()}}
+        for name, array in outputs.items():
+            bound.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        return _Binding(bound=bound, logits=logits)
 
     def _load(self, segment: Segment, file: Path, options: ort.SessionOptions, device: Device) -> _Step:
         """A session whose inputs and outputs are those of its step."""
@@ -133,7 +166,11 @@ class OnnxRunner:
         for block, shape in zip(keeps, kept, strict=True):
             if self._shapes.setdefault(block, shape) != shape:
                 raise RunnerError(file, f"gives block_{block} of shape {shape}, earlier steps {self._shapes[block]}")
-        return _Step(file=file, session=session, binding=session.io_binding(), reads=reads, keeps=keeps)
+        return _Step(file=file, session=session, reads=reads, keeps=keeps)
+
+
+def _bind_input(bound: ort.IOBinding, x: Array) -> None:
+    bound.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
 
 
 def session_options(threads: int) -> ort.SessionOptions:
