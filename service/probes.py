@@ -32,7 +32,8 @@ class Probes:
     """
 
     def __init__(self, runner: Runner, tree: Tree, input_shape: tuple[int, ...], clock: Callable[[], float]) -> None:
-        self._runner, self._tree, self._clock = runner, tree, clock
+        self._runner, self._clock = runner, clock
+        self._blocks = [tree.entry_block(leaf) for leaf in range(tree.leaves)]
         self._input_shape = input_shape
         self._refused: set[int] = set()
         """Entry blocks of the steps that were refused since one like them ran."""
@@ -43,14 +44,14 @@ class Probes:
 
     def refused(self, segment: Segment) -> None:
         """Some request was not given this segment, because by the profile it would have ended too late."""
-        block = self._tree.entry_block(segment.start)
+        block = self._blocks[segment.start]
         if block in self._refused:
             self._due[block] = segment
         self._refused.add(block)
 
     def ran(self, segment: Segment) -> None:
         """The segment ran for somebody: the profile knows."""
-        block = self._tree.entry_block(segment.start)
+        block = self._blocks[segment.start]
         self._refused.discard(block)
         self._due.pop(block, None)
 

@@ -90,9 +90,9 @@ class Ticket:
     number: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)  # one per request and step: frozen, making it takes twice as long
 class Refinement:
-    """The prediction of the first `ensemble_size` leaves."""
+    """The prediction of the first `ensemble_size` leaves. Nobody changes one."""
 
     ensemble_size: int
     flops: int
