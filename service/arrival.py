@@ -28,7 +28,7 @@ class Head:
     """What is known of a request before its body, and how it ended."""
 
     arrived_at: float
-    """Instant (monotonic seconds) at which the head was complete."""
+    """Instant (monotonic seconds) at which the head was complete, as far as can be known."""
     request_id: str
     """The client's own if it is sane, else a new one."""
     due_at: float | None = None
@@ -46,19 +46,28 @@ def head_of(request: HTTPConnection) -> Head:
 class Arrival:
     """ASGI middleware: a `Head` for every request, `X-Request-Id` on every answer, one call to `on_end` each.
 
-    `on_end(path, head, seconds)` gets the matched route's path, "" if there is none.
+    `waited()` tells for how many seconds a request that is seen now has been there. `on_end(path, head, seconds)` gets
+    the matched route's path, "" if there is none.
     """
 
-    def __init__(self, app: ASGIApp, *, clock: Callable[[], float], on_end: Callable[[str, Head, float], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        clock: Callable[[], float],
+        waited: Callable[[], float],
+        on_end: Callable[[str, Head, float], None],
+    ) -> None:
         self.app = app
         self._clock = clock
+        self._waited = waited
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        head = Head(arrived_at=self._clock(), request_id=_request_id(scope))
+        head = Head(arrived_at=self._clock() - self._waited(), request_id=_request_id(scope))
         scope.setdefault("state", {})["head"] = head
 
         async def send_with_id(message: Message) -> None:

@@ -49,7 +49,7 @@ def create_front(service: Service) -> FastAPI:
             if head.due_at is not None and head.status == 200 and (lag := head.arrived_at + seconds - head.due_at) > 0:
                 service.reserve.observe(lag)
 
-    app.add_middleware(Arrival, clock=service.clock, on_end=on_end)
+    app.add_middleware(Arrival, clock=service.clock, waited=lambda: service.lag.seconds, on_end=on_end)
     return app
 
 

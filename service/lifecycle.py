@@ -13,6 +13,7 @@ from service.client import EngineClient, RequestRecorder
 from service.delivery import Delivery
 from service.errors import ServiceError
 from service.images import Decoder
+from service.lag import LoopLag
 from service.reserve import Reserve
 from service.settings import Settings
 
@@ -34,6 +35,7 @@ class Service:
             threads=settings.decode_threads,
             max_waiting=settings.max_waiting,
         )
+        self.lag = LoopLag()
         self.reserve = Reserve(settings.reply_ms / 1e3)
         self._delivery = Delivery(engine)
 
@@ -72,6 +74,7 @@ class Service:
 
     def start(self) -> None:
         """Start the engine beside the event loop."""
+        self.lag.start()
         self.engine.start()
 
     async def started(self) -> None:
@@ -85,5 +88,6 @@ class Service:
     async def close(self) -> None:
         """Drain, and end the threads."""
         await self.drain()
+        self.lag.stop()
         self.decoder.close()
         await self.engine.close()

@@ -15,11 +15,11 @@ QUANTILE = 0.99
 WINDOW = 256
 """Answers that it looks back on."""
 SHARE = 0.25
-"""Of a deadline that is kept back at most, beyond the floor."""
+"""Of a deadline that is kept back at most, beside the floor."""
 
 
 class Reserve:
-    """`floor` is the least that is kept back, in seconds."""
+    """`floor` is kept back in any case (seconds): for what lies beyond the socket, which nobody here sees."""
 
     def __init__(self, floor: float) -> None:
         self._floor = floor
@@ -27,7 +27,7 @@ class Reserve:
 
     def of(self, seconds: float) -> float:
         """What to keep back of a deadline that is so many seconds away."""
-        return max(self._floor, min(self._lags.value, SHARE * seconds))
+        return self._floor + min(self._lags.value, SHARE * seconds)
 
     def observe(self, lag: float) -> None:
         """An answer that was fixed at the last instant was out `lag` seconds after it."""

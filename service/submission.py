@@ -150,6 +150,8 @@ async def _admitted(request: Request, service: Service) -> Submission:
         return asyncio.get_running_loop().time() + instant(deadline_ms) - service.clock()
 
     try:
+        if instant(due(query)) <= service.clock():
+            raise TimeoutError("its time was over before its turn came: no work is spent on it")
         async with asyncio.timeout_at(loop_time(due(query))) as timeout:
             upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
             if upload.is_list and wants_stream(request):

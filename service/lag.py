@@ -1,0 +1,52 @@
+"""Lag: how long what has become ready waits for its turn on the event loop.
+
+A request is seen when its task first runs; by then a busy loop has let it lie, for as long as it took to go through all
+that was ready before. Nothing tells that age, so it is estimated: a timer that is due every few milliseconds is late by
+part of a turn, and the latest of its last beats by nearly a whole one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+__all__ = ["LoopLag"]
+
+INTERVAL = 0.005
+"""Seconds between two beats."""
+BEATS = 8
+"""That it looks back on: a burst is forgotten after some 40 ms."""
+RESOLUTION = 0.0015
+"""Seconds by which the timers of an idle loop are late: they count milliseconds."""
+
+
+class LoopLag:
+    """The lag of the event loop that starts it."""
+
+    def __init__(self) -> None:
+        self._lates = deque([0.0], BEATS)
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long ago what is seen now became ready, at most."""
+        return max(self._lates)
+
+    def start(self) -> None:
+        """Watch the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._wait()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wait(self) -> None:
+        self._due = self._loop.time() + INTERVAL
+        self._timer = self._loop.call_at(self._due, self._beat)
+
+    def _beat(self) -> None:
+        late = self._loop.time() - self._due
+        self._lates.append(late if late > RESOLUTION else 0.0)
+        self._wait()
