@@ -8,6 +8,7 @@ part of a turn, and the latest of its last beats by nearly a whole one.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 __all__ = ["LoopLag"]
@@ -43,10 +44,11 @@ class LoopLag:
             self._timer.cancel()
 
     def _wait(self) -> None:
-        self._due = self._loop.time() + INTERVAL
-        self._timer = self._loop.call_at(self._due, self._beat)
+        # Not the loop's own clock: uvloop's stands still during a turn, and would always be in time.
+        self._due = time.monotonic() + INTERVAL
+        self._timer = self._loop.call_later(INTERVAL, self._beat)
 
     def _beat(self) -> None:
-        late = self._loop.time() - self._due
+        late = time.monotonic() - self._due
         self._lates.append(late if late > RESOLUTION else 0.0)
         self._wait()
