@@ -31,8 +31,8 @@ class Head:
     """Instant (monotonic seconds) at which the head was complete, as far as can be known."""
     request_id: str
     """The client's own if it is sane, else a new one."""
-    due_at: float | None = None
-    """Instant at which a single answer is fixed at the latest, once that is known."""
+    ended_at: float | None = None
+    """Instant from which on a single answer had only to be sent, once that is known."""
     status: int | None = None
     """Of the answer; of the problem, where a stream ends in one; None where the client left before."""
 

@@ -193,6 +193,7 @@ class Core:
                 started_at=request.started_at,
                 first_at=first_at,
                 at=now,
+                ended_at=None if stop_reason is None else now,
             )
             self.ledger.advance(request, refinement)
             updates.append((request, refinement))

@@ -173,7 +173,7 @@ class Mailbox:
         if self._latest is None:
             self._error = DeadlineMissedError()
         else:
-            self._latest = replace(self._latest, stop_reason=StopReason.DEADLINE)
+            self._latest = replace(self._latest, stop_reason=StopReason.DEADLINE, ended_at=self._deadline)
         return self._conclude()
 
     def _conclude(self) -> Refinement:

@@ -19,6 +19,7 @@ from model_core.package import Package
 from service.channel.host import Host
 from service.engine import Engine
 from service.errors import ServiceError
+from service.garbage import keep_for_good
 from service.local import build_engine, process_registry
 from service.logs import complain, configure_logging
 from service.metrics import Recorder
@@ -52,6 +53,7 @@ def run_engine(settings: Settings, address: str, supervisor: Connection) -> None
     except (ServiceError, ModelError) as error:
         logger.critical("the model cannot be served: %s", error)
         sys.exit(complain(error, 1))
+    keep_for_good()
     engine.start()
     with Host(engine, recorder, package, address) as host:
         healthy = _serve(engine, host, settings, supervisor)

@@ -46,8 +46,8 @@ def create_front(service: Service) -> FastAPI:
     def on_end(path: str, head: Head, seconds: float) -> None:
         if path.startswith("/predict"):
             service.recorder.request(endpoint=path, outcome=_outcome(head.status), seconds=seconds)
-            if head.due_at is not None and head.status == 200 and (lag := head.arrived_at + seconds - head.due_at) > 0:
-                service.reserve.observe(lag)
+            if head.ended_at is not None and head.status == 200:
+                service.reserve.observe(head.arrived_at + seconds - head.ended_at)
 
     app.add_middleware(Arrival, clock=service.clock, waited=lambda: service.lag.seconds, on_end=on_end)
     return app

@@ -18,7 +18,7 @@ INTERVAL = 0.005
 BEATS = 8
 """That it looks back on: a burst is forgotten after some 40 ms."""
 RESOLUTION = 0.0015
-"""Seconds by which the timers of an idle loop are late: they count milliseconds."""
+"""Seconds by which the timers of an idle loop are late at most."""
 
 
 class LoopLag:
@@ -31,7 +31,8 @@ class LoopLag:
     @property
     def seconds(self) -> float:
         """How long ago what is seen now became ready, at most."""
-        return max(self._lates)
+        latest = max(self._lates)
+        return latest if latest > RESOLUTION else 0.0
 
     def start(self) -> None:
         """Watch the running loop."""
@@ -50,5 +51,5 @@ class LoopLag:
 
     def _beat(self) -> None:
         late = time.monotonic() - self._due
-        self._lates.append(late if late > RESOLUTION else 0.0)
+        self._lates.append(max(late, 0.0))
         self._wait()

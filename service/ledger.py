@@ -133,6 +133,8 @@ class Ledger:
             request.queued, request.running = False, True
             if request.slot < 0:
                 request.slot, request.started_at = self._pool.take(), now
+                if (refine_by := request.budget.refine_by) is not None and refine_by < request.entry.deadline:
+                    request.entry = request.entry._replace(deadline=refine_by)
             if decision.target is not None and decision.target < request.entry.limit:
                 request.entry = request.entry._replace(limit=decision.target)
                 request.limit_reason = StopReason.POLICY
@@ -167,7 +169,9 @@ class Ledger:
     def end(self, request: Request, reason: StopReason, error: ServiceError, now: float) -> Update:
         """End a request with what it has: its latest refinement, or the error."""
         self._remove(request)
-        return replace(request.latest, stop_reason=reason) if request.latest else Failure(error=error, at=now)
+        if request.latest is None:
+            return Failure(error=error, at=now)
+        return replace(request.latest, stop_reason=reason, ended_at=now)
 
     def _remove(self, request: Request) -> None:
         del self._requests[request.ticket.number]

@@ -54,6 +54,9 @@ class Budget:
 
     deadline: float | None = None
     """Instant (monotonic seconds) by which the answer is due."""
+    refine_by: float | None = None
+    """Instant by which the last refinement is to end, though the first leaf may take longer: what is later might reach
+    the client late."""
     max_flops: int | None = None
     """Multiply-adds that may be spent on the image; exact, never exceeded."""
     max_ensemble_size: int | None = None
@@ -107,6 +110,8 @@ class Refinement:
     """When the first leaf was done."""
     at: float
     """When this refinement was done."""
+    ended_at: float | None = None
+    """When it was known to be the last; None: more may come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

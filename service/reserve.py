@@ -1,8 +1,8 @@
 """The reserve: how long before its deadline an answer has to be fixed, so that it is with its client in time.
 
 Between the two lie a turn of the event loop, the encoding and the socket: a millisecond on an idle machine, many where
-the processor is shared with the engine or with the clients. So it is measured: how long after the instant that the
-engine was given an answer was really out, over the last answers that used up their time.
+the processor is shared with the engine or with the clients. So it is measured: how long after the engine had no more to
+say an answer was really out, over the last answers.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ class Reserve:
         self._floor = floor
         self._lags = Window(WINDOW, QUANTILE, empty=0.0)
 
+    @property
+    def whole(self) -> float:
+        """What to keep back where nothing is lost by it: of the time for refinements."""
+        return self._floor + self._lags.value
+
     def of(self, seconds: float) -> float:
-        """What to keep back of a deadline that is so many seconds away."""
+        """What to keep back of a deadline so many seconds away, so that time is left for a first leaf at all."""
         return self._floor + min(self._lags.value, SHARE * seconds)
 
     def observe(self, lag: float) -> None:
-        """An answer that was fixed at the last instant was out `lag` seconds after it."""
+        """An answer was out `lag` seconds after it was fixed."""
         self._lags.add(lag)

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     )
     max_deadline_ms: Milliseconds = Field(30_000, description="longest deadline a request can have, milliseconds")
     reply_ms: float = Field(
-        1,
+        2,
         ge=0,
         description="kept back from every deadline so that the answer arrives in time, milliseconds; beside it what "
         "answers are seen to take to leave, up to a quarter of the deadline",

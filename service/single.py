@@ -10,6 +10,7 @@ import time
 import uvicorn
 
 from service.app import create_app
+from service.garbage import keep_for_good
 from service.lifecycle import Service
 from service.logs import complain
 from service.settings import Settings
@@ -62,6 +63,7 @@ class Server(uvicorn.Server):
         if self.service.failure is not None:
             self.should_exit = True
             return
+        keep_for_good()
         welcome(self.service.package, self.servers[0].sockets[0])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -165,11 +165,9 @@ async def _admitted(request: Request, service: Service) -> Submission:
         service.recorder.deadline_missed()
         raise DeadlineMissedError from error
     decoded_at = service.clock()
-    due_at = instant(deadline_ms)
-    if not wants_stream(request):  # the end of a stream tells how fast its client reads
-        head.due_at = due_at
     budget = Budget(
-        deadline=due_at,
+        deadline=instant(deadline_ms),
+        refine_by=head.arrived_at + deadline_ms / 1e3 - service.reserve.whole,
         max_flops=options.max_flops,
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,

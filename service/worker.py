@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from model_core.package import Package
 from service.channel.remote import RemoteEngine
 from service.front import create_front
+from service.garbage import keep_for_good
 from service.lifecycle import Service
 from service.logs import configure_logging
 from service.settings import Settings
@@ -29,7 +30,9 @@ def create_worker(settings: Settings, address: str) -> FastAPI:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the supervisor says who ends when
     threading.Thread(target=_end_with_parent, name="hne-parent", daemon=True).start()
     package = Package.load(settings.package)
-    return create_front(Service(settings, package, RemoteEngine(address, package.sha256)))
+    app = create_front(Service(settings, package, RemoteEngine(address, package.sha256)))
+    keep_for_good()
+    return app
 
 
 def _end_with_parent() -> None:

@@ -95,6 +95,7 @@ class Peer:
                         update.started_at,
                         update.first_at,
                         update.at,
+                        update.ended_at,
                     )
                 )
                 rows.append(update.probabilities)

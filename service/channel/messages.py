@@ -190,6 +190,7 @@ class Refined(_Part):
     started_at: float
     first_at: float
     at: float
+    ended_at: float | None
 
 
 class Failed(_Part):

@@ -204,6 +204,7 @@ class RemoteEngine:
             started_at=refined.started_at,
             first_at=refined.first_at,
             at=refined.at,
+            ended_at=refined.ended_at,
         )
         if refinement.stop_reason is None:
             self._active[ticket.number] = ticket, refinement

@@ -206,3 +206,13 @@ def test_independent_networks_read_the_image_again(tmp_path: Path) -> None:
     for size, expected in enumerate(refine(package, batch)):
         for ticket, probabilities in zip(tickets, expected, strict=True):
             np.testing.assert_allclose(bench.refinements(ticket)[size].probabilities, probabilities, atol=1e-5)
+
+
+def test_a_first_leaf_may_take_longer_than_refinements(bench: Bench) -> None:
+    start, first = bench.clock.now, seconds(bench.tree, Segment(0), 1)
+    budget = Budget(deadline=start + 2 * first, refine_by=start + first / 2)
+    hurried = bench.engine.submit(images(1)[0], budget, bench.listen)
+    bench.run()
+    last = bench.last(hurried)
+    assert (last.ensemble_size, last.stop_reason) == (1, StopReason.DEADLINE)
+    assert last.ended_at == last.at == start + first

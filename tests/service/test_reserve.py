@@ -34,17 +34,31 @@ def test_it_never_takes_more_than_a_part_of_the_deadline_beyond_the_floor() -> N
     for _ in range(WINDOW):
         reserve.observe(1.0)
     assert reserve.of(0.1) == pytest.approx(0.002 + 0.1 * SHARE)
+    assert reserve.whole == pytest.approx(0.002 + 1.0)
 
 
 @pytest.mark.anyio
-async def test_the_service_learns_it_from_answers_that_used_up_their_time(serving: Any, photo: bytes) -> None:
+async def test_the_service_learns_it_from_its_answers(serving: Any, photo: bytes) -> None:
     async with serving(reply_ms=0) as served:
         reserve = served.app.state.service.reserve
         headers = {"content-type": "image/jpeg"}
         complete = await served.client.post("/predict", content=photo, headers=headers)
         assert complete.json()["stop_reason"] == "complete"
-        assert reserve.of(100.0) == 0.0
+        assert 0.0 < reserve.whole < 10.0
         with served.brake.before(1):
             cut = await served.client.post("/predict?deadline_ms=500", content=photo, headers=headers)
             assert cut.json()["stop_reason"] == "deadline"
-        assert 0.0 < reserve.of(100.0) < 10.0
+        assert 0.0 < reserve.whole < 10.0, "not the half second that the answer waited for its deadline"
+
+
+@pytest.mark.anyio
+async def test_slow_replies_cost_refinements_but_no_first_leaf(serving: Any, photo: bytes) -> None:
+    async with serving(reply_ms=0) as served:
+        for _ in range(WINDOW):
+            served.app.state.service.reserve.observe(60.0)
+        answer = await served.client.post(
+            "/predict?deadline_ms=20000", content=photo, headers={"content-type": "image/jpeg"}
+        )
+    assert (answer.status_code, answer.json()["ensemble_size"]) == (200, 1)
+    assert answer.json()["stop_reason"] == "deadline"
+    assert answer.json()["elapsed_ms"] < 15_000, "what was not to be refined was not held back"
