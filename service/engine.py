@@ -62,12 +62,7 @@ class Engine:
         self._closed = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        recorder.watch(
-            queue_limit=settings.max_waiting,
-            queue_depth=lambda: self._core.ledger.queues.waiting,
-            inflight=lambda: len(self._core.ledger),
-            ensemble_size_allowed=self._ensemble_size_allowed,
-        )
+        recorder.watch(self.snapshot)
 
     def start(self) -> None:
         """Serve from a thread of its own."""
@@ -174,7 +169,3 @@ class Engine:
     def _tell(self, updates: Updates) -> None:
         tell(updates)
         self._changed.notify_all()
-
-    def _ensemble_size_allowed(self) -> int:
-        with self._changed:
-            return self._core.ensemble_size_allowed()

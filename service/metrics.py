@@ -6,15 +6,18 @@ The registry is handed in, so that every service and every test has its own. No 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Summary
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from model_core.package import Package
 from service.client import Exposition
 from service.errors import DeadlineMissedError, DrainingError, QueueFullError, ServiceError, StartingError
 from service.request import StopReason
+from service.state import EngineState
 
 __all__ = ["Recorder"]
 
@@ -30,6 +33,50 @@ STEP_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0
 GAP_SECONDS = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 OVERRUN_SECONDS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+GAUGES: tuple[tuple[str, str, Callable[[EngineState], float]], ...] = (
+    ("hne_queue_depth", "Requests waiting for their first step", lambda now: now.waiting),
+    ("hne_queue_limit", "Requests that may wait at most", lambda now: now.settings.max_waiting),
+    ("hne_inflight_requests", "Requests admitted and not yet answered", lambda now: now.admitted),
+    ("hne_slots", "Requests that hold activations", lambda now: now.active),
+    ("hne_slots_limit", "Requests that may hold activations at most", lambda now: now.settings.max_active),
+    ("hne_slots_memory_bytes", "Memory that all slots take", lambda now: now.memory_bytes),
+    ("hne_batch_limit", "Requests that share a step at most", lambda now: now.max_batch),
+    (
+        "hne_ensemble_size_allowed",
+        "Ensemble size that a request arriving now would reach within the reference deadline, "
+        "if everyone in the engine advanced together with it",
+        lambda now: now.ensemble_size_allowed,
+    ),
+    (
+        "hne_step_straggle_ratio",
+        "How many times its expected seconds a step rarely exceeds (98th percentile)",
+        lambda now: now.straggle,
+    ),
+)
+
+
+class _EngineCollector(Collector):
+    """Everything that is read from one look at the engine."""
+
+    def __init__(self, state: Callable[[], EngineState]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector`."""
+        now = self._state()
+        for name, text, read in GAUGES:
+            yield GaugeMetricFamily(name, text, value=read(now))
+        profile = GaugeMetricFamily(
+            "hne_step_expected_seconds",
+            "What a step usually takes, by the ensemble size that it reaches and the requests that share it",
+            labels=("ensemble_size", "batch"),
+        )
+        for step in now.profile:
+            for batch, seconds in step.expected.items():
+                profile.add_metric((str(step.ensemble_size), str(batch)), seconds)
+        yield profile
 
 
 class Recorder:
@@ -84,32 +131,13 @@ class Recorder:
         )
         for reason in REJECTIONS.values():
             self._rejections.labels(reason=reason)
-        self._queue_depth = Gauge("hne_queue_depth", "Requests waiting for their first step", registry=registry)
-        self._queue_limit = Gauge("hne_queue_limit", "Requests that may wait at most", registry=registry)
-        self._inflight = Gauge("hne_inflight_requests", "Requests admitted and not yet answered", registry=registry)
-        self._allowed = Gauge(
-            "hne_ensemble_size_allowed",
-            "Ensemble size that a request arriving now would reach within the reference deadline, "
-            "if everyone in the engine advanced together with it",
-            registry=registry,
-        )
         Info("hne_model", "The model that is served", registry=registry).info(
             {"model": manifest.name, "version": manifest.version, "sha256": package.sha256}
         )
 
-    def watch(
-        self,
-        *,
-        queue_limit: int,
-        queue_depth: Callable[[], float],
-        inflight: Callable[[], float],
-        ensemble_size_allowed: Callable[[], float],
-    ) -> None:
+    def watch(self, state: Callable[[], EngineState]) -> None:
         """Gauges that are read from the engine whenever somebody scrapes, at no cost in between."""
-        self._queue_limit.set(queue_limit)
-        self._queue_depth.set_function(queue_depth)
-        self._inflight.set_function(inflight)
-        self._allowed.set_function(ensemble_size_allowed)
+        self.registry.register(_EngineCollector(state))
 
     def exposition(self, accept: str) -> Exposition:
         """All metrics of the registry, in the text format of Prometheus or OpenMetrics."""

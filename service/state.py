@@ -58,8 +58,14 @@ class EngineState:
     """What the slot pool reserves."""
     active: int
     """Requests that hold a slot."""
+    admitted: int
+    """Requests that are not answered yet."""
     waiting: int
-    """Requests that wait for their first step."""
+    """Those of them that wait for their first step."""
+    max_batch: int
+    """Requests that share a step at most."""
+    straggle: float
+    """How many times its expected seconds a step rarely exceeds."""
     draining: bool
     ensemble_size_allowed: int
     """The ensemble size that a request arriving now would reach within the reference deadline, if everyone in the

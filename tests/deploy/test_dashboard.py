@@ -16,6 +16,7 @@ from model_core.package import Package
 from service.errors import DrainingError
 from service.metrics import Recorder
 from service.request import StopReason
+from tests.service.states import state
 
 ROOT = Path(__file__).parents[2]
 METRIC = re.compile(r"\b(?:hne_\w+|up)\b")
@@ -28,6 +29,7 @@ def exported(tiny_package: Path) -> dict[str, set[str]]:
     """Every series that the service exports once each kind of thing happened: metric name to label names."""
     package = Package.load(tiny_package)
     recorder = Recorder(package, CollectorRegistry())
+    recorder.watch(state)
     recorder.step(ensemble_size=1, batch=1, seconds=0.0, flops=1)
     recorder.answered(ensemble_size=1, stop_reason=StopReason.COMPLETE, overrun=0.0)
     recorder.rejected(DrainingError())

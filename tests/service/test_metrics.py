@@ -5,11 +5,14 @@ from model_core.package import Package
 from service.errors import DrainingError, QueueFullError, RunnerError, StartingError
 from service.metrics import Recorder
 from service.request import StopReason
+from tests.service.states import state
 
 
 @pytest.fixture
 def recorder(package: Package) -> Recorder:
-    return Recorder(package, CollectorRegistry())
+    recorder = Recorder(package, CollectorRegistry())
+    recorder.watch(state)
+    return recorder
 
 
 def test_every_promised_metric_is_there_before_the_first_request(recorder: Recorder, package: Package) -> None:
@@ -33,6 +36,12 @@ def test_every_promised_metric_is_there_before_the_first_request(recorder: Recor
         "hne_queue_depth",
         "hne_queue_limit",
         "hne_inflight_requests",
+        "hne_slots",
+        "hne_slots_limit",
+        "hne_slots_memory_bytes",
+        "hne_batch_limit",
+        "hne_step_expected_seconds",
+        "hne_step_straggle_ratio",
         "hne_rejections_total",
         "hne_model_info",
     }
@@ -74,15 +83,20 @@ def test_refusals_count_by_reason_and_faults_do_not(recorder: Recorder) -> None:
     assert counts == {"queue_full": 1, "starting": 1, "draining": 2, "deadline": 0}
 
 
-def test_gauges_are_read_when_somebody_looks(recorder: Recorder) -> None:
-    waiting = [1, 2]
-    recorder.watch(
-        queue_limit=9, queue_depth=lambda: len(waiting), inflight=lambda: 5, ensemble_size_allowed=lambda: 16
-    )
+def test_gauges_are_read_when_somebody_looks(package: Package) -> None:
+    recorder, waiting = Recorder(package, CollectorRegistry()), [1, 2]
+    recorder.watch(lambda: state(waiting=len(waiting), admitted=5))
     value = recorder.registry.get_sample_value
-    assert value("hne_queue_depth") == 2
+    assert (value("hne_queue_depth"), value("hne_slots")) == (2, 3)
     waiting.pop()
-    assert (value("hne_queue_depth"), value("hne_queue_limit"), value("hne_inflight_requests")) == (1, 9, 5)
+    assert (value("hne_queue_depth"), value("hne_slots"), value("hne_inflight_requests")) == (1, 4, 5)
+
+
+def test_limits_and_profile_are_told(recorder: Recorder) -> None:
+    value = recorder.registry.get_sample_value
+    assert (value("hne_queue_limit"), value("hne_slots_limit"), value("hne_batch_limit")) == (9, 8, 4)
+    assert (value("hne_slots_memory_bytes"), value("hne_step_straggle_ratio")) == (1000, 1.5)
+    assert value("hne_step_expected_seconds", {"ensemble_size": "1", "batch": "4"}) == 0.003
 
 
 def test_two_services_do_not_share_figures(recorder: Recorder, package: Package) -> None:
