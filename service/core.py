@@ -183,7 +183,7 @@ class Core:
                 self.recorder.first_prediction(seconds=now - request.submitted_at)
             else:
                 first_at = request.latest.first_at
-            stop_reason = request.stop_reason(size, confidences[position], next_end)
+            stop_reason = request.stop_reason(size, confidences[position], next_end, batch.enough)
             out_of_time = out_of_time or stop_reason is StopReason.DEADLINE
             refinement = Refinement(
                 ensemble_size=size,

@@ -50,11 +50,18 @@ class Request:
     started_at: float = 0.0
     latest: Refinement | None = None
 
-    def stop_reason(self, size: int, confidence: float, next_end: float) -> StopReason | None:
-        """The budget that forbids the next step at an ensemble size, if one does; the step would end at `next_end`."""
+    def stop_reason(
+        self, size: int, confidence: float, next_end: float, enough: float | None = None
+    ) -> StopReason | None:
+        """The budget that forbids the next step at an ensemble size, if one does; the step would end at `next_end`.
+
+        `enough` is the confidence that is enough where the budget names none.
+        """
         if size >= self.entry.limit:
             return self.limit_reason
-        if self.budget.min_confidence is not None and confidence >= self.budget.min_confidence:
+        if self.budget.min_confidence is not None:
+            enough = self.budget.min_confidence
+        if enough is not None and enough < 1 and confidence >= enough:
             return StopReason.CONFIDENCE
         return StopReason.DEADLINE if next_end > self.entry.deadline else None
 
@@ -67,6 +74,8 @@ class Batch:
     requests: list[Request]
     rows: Rows
     started_at: float
+    enough: float | None
+    """The confidence with which its requests stop that name none; see `Decision`."""
 
 
 class Ledger:
@@ -140,7 +149,7 @@ class Ledger:
                 request.limit_reason = StopReason.POLICY
         requests.sort(key=lambda request: request.slot)  # neighbours in the pool need no copy
         rows = rows_of([request.slot for request in requests])
-        return Batch(segment=decision.segment, requests=requests, rows=rows, started_at=now)
+        return Batch(segment=decision.segment, requests=requests, rows=rows, started_at=now, enough=decision.enough)
 
     def release(self, batch: Batch) -> list[tuple[int, Request]]:
         """A batch has run: its requests that still want the result, with their positions in it.

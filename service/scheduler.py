@@ -137,6 +137,8 @@ class Decision:
     entries: Sequence[Entry]
     target: int | None = None
     """The ensemble size at which these requests stop from now on; None leaves that to their budgets."""
+    enough: float | None = None
+    """The calibrated top probability with which those of them stop after this segment that name none; None: none do."""
 
 
 class Policy(Protocol):
@@ -178,16 +180,29 @@ def largest_batch(
 ) -> Sequence[Entry]:
     """The largest batch of a queue that makes all its deadlines; the most urgent of those that can be in it.
 
-    `seconds` tells how long a batch has to be thought to take. If a `member` of the queue is named, the largest that
-    holds it too; () if it cannot make its deadline alone.
+    `seconds` tells how long a batch has to be thought to take; a larger one takes no less. If a `member` of the queue
+    is named, the largest that holds it too; () if it cannot make its deadline alone.
     """
-    for size in range(min(len(queue), limit), 0, -1):
-        first = bisect_left(queue, _first_due(now + seconds(size)))
-        batch = queue[first : first + size]
-        if len(batch) < size or (member is not None and member < batch[0]):
-            continue
-        return batch if member is None or member <= batch[-1] else (*batch[:-1], member)
-    return ()
+
+    def first(size: int) -> int:
+        """Where in the queue a batch of this size begins; -1 if there is none."""
+        begin = bisect_left(queue, _first_due(now + seconds(size)))
+        if len(queue) - begin < size or (member is not None and member < queue[begin]):
+            return -1
+        return begin
+
+    size = min(len(queue), limit)
+    begin = first(size) if size else -1
+    if begin < 0:
+        size, too_large = 0, size
+        while too_large - size > 1:
+            middle = (size + too_large) // 2
+            if (found := first(middle)) < 0:
+                too_large = middle
+            else:
+                size, begin = middle, found
+    batch = queue[begin : begin + size] if size else ()
+    return batch if not batch or member is None or member <= batch[-1] else (*batch[:-1], member)
 
 
 def seconds_until(queues: Queues, costs: Costs, size: int, max_batch: int, *, arriving: int = 0) -> float:

@@ -44,7 +44,11 @@ class Options(BaseModel):
     max_flops: int | None = Field(default=None, gt=0, description="Multiply-adds to spend on an image at most.")
     max_ensemble_size: int | None = Field(default=None, ge=1, description="Networks to average at most.")
     min_confidence: float | None = Field(
-        default=None, gt=0, le=1, description="Stop as soon as the most probable class has this calibrated probability."
+        default=None,
+        gt=0,
+        le=1,
+        description="Stop as soon as the most probable class has this calibrated probability; 1 asks for everything. "
+        "Unless given, an all but certain answer stops while others wait.",
     )
     priority: Literal["high", "normal", "low"] | None = Field(
         default=None, description="Who is served first when there is not enough for all; normal unless given."

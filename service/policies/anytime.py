@@ -23,6 +23,8 @@ PATIENT = 1000
 """A request is patient while its deadline is more than so many times a first leaf's seconds away."""
 MARGIN = 1.0
 """How many times over, beside the measured straggler factor, a wide segment has to fit the tightest slack."""
+CONFIDENT = 0.98
+"""The calibrated top probability of an answer that further leaves hardly change."""
 PAYS = 1.1
 """How many times a wide first segment's seconds its single steps must take; it cannot be interrupted between them."""
 
@@ -42,6 +44,8 @@ class Anytime:
     4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
        kappa times over, fits the tightest slack.
 
+    While others wait for a first leaf, who is sure of the answer stops, unless the request says how sure is enough.
+
     kappa = `margin` times the measured straggler factor `Costs.straggle`. What it keeps back is not lost: a request
     with a leaf spends it on refinements, a step at a time. Without a deadline to fit, a segment is as wide as
     makes a leaf cheapest.
@@ -52,6 +56,12 @@ class Anytime:
         self._margin = margin
 
     def __call__(self, situation: Situation) -> Decision | None:
+        decision = self._choice(situation)
+        if decision is None or not _others_wait(situation, decision):
+            return decision
+        return replace(decision, enough=CONFIDENT)
+
+    def _choice(self, situation: Situation) -> Decision | None:
         if situation.steps_run % FAIR_SHARE == 0 and (decision := self._for_the_eldest(situation)):
             return decision
         waiting = situation.queues[0]
@@ -163,6 +173,12 @@ def _step(
         member=member,
     )
     return Decision(segment=segment, entries=entries) if entries else None
+
+
+def _others_wait(situation: Situation, decision: Decision) -> bool:
+    """Whether somebody waits for a first leaf who gets none in this batch."""
+    served = 0 if decision.segment.start else len(decision.entries)
+    return situation.queues.waiting > served
 
 
 def _final_if_crowded(situation: Situation, decision: Decision) -> Decision:

@@ -1,6 +1,7 @@
 """What requests get of the engine: every refinement the model's, within their budgets, in shared steps."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from model_core.package import EnsembleFigures, Package, Preprocessing
 from model_core.tree import Segment
 from service.engine import EngineSettings
 from service.errors import BudgetError, DeadlineMissedError, QueueFullError, SettingsError
+from service.policies import Anytime
 from service.request import Budget, StopReason
 from service.runners import Array
 from service.runners.onnx import OnnxRunner
+from service.scheduler import Decision, Situation
 from tests.service.engines import Bench, MakeBench, images, seconds
 
 
@@ -216,3 +219,19 @@ def test_a_first_leaf_may_take_longer_than_refinements(bench: Bench) -> None:
     last = bench.last(hurried)
     assert (last.ensemble_size, last.stop_reason) == (1, StopReason.DEADLINE)
     assert last.ended_at == last.at == start + first
+
+
+@pytest.mark.parametrize(("asked", "size"), [(None, 1), (1.0, 4), (0.999, 4)])
+def test_a_policy_may_end_the_certain_who_do_not_say_what_is_enough(
+    make: MakeBench, asked: float | None, size: int
+) -> None:
+    policy = Anytime(make().package.manifest.table)
+
+    def impatient(situation: Situation) -> Decision | None:
+        decision = policy(situation)
+        return decision and replace(decision, enough=1e-6)
+
+    bench = make(policy=impatient)
+    ticket = bench.engine.submit(images(1)[0], Budget(max_ensemble_size=4, min_confidence=asked), bench.listen)
+    bench.run()
+    assert bench.last(ticket).ensemble_size == size

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment, Tree
 from service.policies import Anytime
-from service.policies.anytime import FAIR_SHARE, MARGIN, step_gains
+from service.policies.anytime import CONFIDENT, FAIR_SHARE, MARGIN, step_gains
 from service.scheduler import Entry, Queues, Situation, by_start, expired, largest_batch, seconds_until
 
 TREE = Tree((1, 2, 2))
@@ -237,6 +237,17 @@ def test_who_will_not_be_refined_is_answered_with_the_first_leaf() -> None:
         decision = Anytime(TABLE)(situation(filled(*((0, slack) for slack in slacks)), free_slots=9, steps_run=1))
         assert decision is not None
         assert (decision.segment, len(decision.entries), decision.target) == (Segment(0), 4, last)
+
+
+def test_the_certain_stop_while_others_wait_for_a_first_leaf() -> None:
+    policy = Anytime(TABLE)
+    busy = policy(situation(filled(*[(0, 50.0)] * 8), free_slots=9, steps_run=1))
+    alone = policy(situation(filled(*[(0, 50.0)] * 3), free_slots=9, steps_run=1))
+    no_slot = policy(situation(filled((0, 50.0), (1, 50.0)), free_slots=0, steps_run=1))
+    assert busy is not None
+    assert alone is not None
+    assert no_slot is not None
+    assert (busy.enough, alone.enough, no_slot.enough) == (CONFIDENT, None, CONFIDENT)
 
 
 def test_a_patient_request_is_refined_however_many_wait() -> None:
