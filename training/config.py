@@ -145,8 +145,11 @@ class TrainConfig:
         return replace(self, **missing)
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide the weights, as JSON values; where and how the run was carried out is left out."""
-        stored = json.loads(self.to_json())
+        """The settings that decide the weights, as JSON values; where and how the run was carried out is left out.
+
+        Of the run to start from only its folder's name is told: where that lies is nobody else's business.
+        """
+        stored = json.loads(self.to_json()) | {"initial": self.initial and self.initial.name}
         return {name: stored[name] for name, setting in settings().items() if not setting.free}
 
     def to_json(self) -> str:
