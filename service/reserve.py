@@ -24,6 +24,8 @@ class Reserve:
     def __init__(self, floor: float) -> None:
         self._floor = floor
         self._lags = Window(WINDOW, QUANTILE, empty=0.0)
+        for _ in range(WINDOW):  # the first answers after a start are slow, and are not to stand for all
+            self._lags.add(0.0)
 
     @property
     def whole(self) -> float:

@@ -42,8 +42,11 @@ async def test_the_service_learns_it_from_its_answers(serving: Any, photo: bytes
     async with serving(reply_ms=0) as served:
         reserve = served.app.state.service.reserve
         headers = {"content-type": "image/jpeg"}
-        complete = await served.client.post("/predict", content=photo, headers=headers)
-        assert complete.json()["stop_reason"] == "complete"
+        for _ in range(3):
+            complete = await served.client.post("/predict", content=photo, headers=headers)
+            assert complete.json()["stop_reason"] == "complete"
+        assert reserve.whole == 0.0, "a few slow answers do not stand for all"
+        await served.client.post("/predict", content=photo, headers=headers)
         assert 0.0 < reserve.whole < 10.0
         with served.brake.before(1):
             cut = await served.client.post("/predict?deadline_ms=500", content=photo, headers=headers)

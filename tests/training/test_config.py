@@ -64,3 +64,10 @@ def test_resuming_may_move_the_data_but_not_change_the_learning_rate() -> None:
     assert config.resumed_with({"data": Path("moved"), "lr": 0.1}).data == Path("moved")
     with pytest.raises(ConfigError, match=r"--lr 0.2: the run was started with 0.1"):
         config.resumed_with({"lr": 0.2})
+
+
+def test_a_record_does_not_tell_where_the_run_to_start_from_lay() -> None:
+    config = TrainConfig(initial=Path("somewhere/private/single-30"))
+    assert config.decisive()["initial"] == "single-30"
+    assert TrainConfig.from_json(config.to_json()).initial == config.initial
+    assert TrainConfig().decisive()["initial"] is None
