@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-LIBRARIES = {"fastapi", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyzmq", "torch", "uvicorn"}
+LIBRARIES = {"fastapi", "msgspec", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyzmq", "torch", "uvicorn"}
 """Those whose versions a report states."""
 
 

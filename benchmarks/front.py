@@ -18,7 +18,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from importlib.metadata import version
 from itertools import cycle, islice, pairwise
 from typing import Any
 
@@ -137,9 +136,8 @@ def main() -> None:
                 for size in options.sizes:
                     row = measure(url, images, options.client_processes, options.connections, options.seconds, size)
                     rows.append({"API processes": api_processes or "none", "size": size, **row})
-    versions = {name: version(name) for name in ("fastapi", "uvicorn", "onnxruntime", "pyzmq", "msgspec")}
     how = {name: value for name, value in vars(options).items() if name not in ("images", "output")}
-    write_report(options.output, "front", card, rows, versions=versions, cores=os.cpu_count(), options=how)
+    write_report(options.output, "front", card, rows, cores=os.cpu_count(), options=how)
 
 
 if __name__ == "__main__":
