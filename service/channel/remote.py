@@ -234,7 +234,7 @@ class RemoteEngine:
             if latest is None:
                 heard.append((ticket, Failure(error=self.failure, at=at)))
             else:
-                heard.append((ticket, replace(latest, stop_reason=StopReason.ERROR)))
+                heard.append((ticket, replace(latest, stop_reason=StopReason.ERROR, ended_at=at)))
         if heard:
             self._listener(heard)
         for number in list(self._questions):

@@ -112,16 +112,19 @@ class OnnxRunner:
 
     def _run_in_place(self, step: _Step, rows: Rows, images: Array | None) -> Array:
         """Compute from arrays into arrays of ours. Of neighbouring rows these are the slots; others are copied."""
+        x = (
+            None if images is None else np.ascontiguousarray(images, np.float32)
+        )  # a binding holds no more than its address
         if isinstance(rows, slice):
             binding = self._neighbours(step, rows)
-            if images is not None:
-                _bind_input(binding.bound, np.ascontiguousarray(images, np.float32))
+            if x is not None:
+                _bind_input(binding.bound, x)
             step.session.run_with_iobinding(binding.bound)
         else:
-            x = self._slots.gather(step.reads, rows) if images is None else images
+            x = self._slots.gather(step.reads, rows) if x is None else x
             kept = {level: np.empty((len(rows), *self._shapes[level]), np.float32) for level in step.keeps}
             binding = self._binding(step, len(rows), kept)
-            _bind_input(binding.bound, np.ascontiguousarray(x, np.float32))
+            _bind_input(binding.bound, x)
             step.session.run_with_iobinding(binding.bound)
             for level, array in kept.items():
                 self._slots.store(level, rows, array)
@@ -170,6 +173,7 @@ class OnnxRunner:
 
 
 def _bind_input(bound: ort.IOBinding, x: Array) -> None:
+    """Let a session read an array, which has to live until it has."""
     bound.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
 
 

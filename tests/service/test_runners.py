@@ -104,6 +104,15 @@ def test_every_segment_it_offers_gives_the_leaves_it_covers(runner: Runner, tiny
         np.testing.assert_allclose(logits.sum(axis=0), sums[segment.stop] - sums[segment.start], atol=2e-3)
 
 
+@pytest.mark.parametrize("rows", [slice(1, 4), [4, 0, 2]], ids=["neighbours", "scattered"])
+def test_images_may_lie_in_memory_as_they_like(runner: Runner, rows: slice | list[int]) -> None:
+    batch = images(3, seed=3)
+    expected = runner.run(Segment(0), rows, batch)
+    turned = np.asfortranarray(batch.astype(np.float64)).astype(np.float32, order="K")
+    assert not turned.flags.c_contiguous
+    np.testing.assert_allclose(runner.run(Segment(0), rows, turned), expected, atol=1e-5)
+
+
 def test_an_image_of_the_wrong_shape_is_an_error_and_the_runner_lives_on(runner: Runner) -> None:
     with pytest.raises(RunnerError):
         runner.run(Segment(0), [0], np.zeros((1, 3, 8, 9), np.float32))
