@@ -112,9 +112,8 @@ class OnnxRunner:
 
     def _run_in_place(self, step: _Step, rows: Rows, images: Array | None) -> Array:
         """Compute from arrays into arrays of ours. Of neighbouring rows these are the slots; others are copied."""
-        x = (
-            None if images is None else np.ascontiguousarray(images, np.float32)
-        )  # a binding holds no more than its address
+        # Held until the session has run: a binding knows no more than an address.
+        x = None if images is None else np.ascontiguousarray(images, np.float32)
         if isinstance(rows, slice):
             binding = self._neighbours(step, rows)
             if x is not None:
