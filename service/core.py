@@ -142,6 +142,7 @@ class Core:
             free_slots=self._pool.available,
             steps_run=self._steps_run,
             admitted=self.ledger.admitted,
+            arrival_rate=self.ledger.arrival_rate(now),
         )
         decision = self._policy(situation)
         if decision is None:

@@ -8,7 +8,7 @@ that runs.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -78,6 +78,12 @@ class Batch:
     """The confidence with which its requests stop that name none; see `Decision`."""
 
 
+ARRIVALS = 64
+"""Over how many requests the rate of arrivals is taken."""
+MOMENT = 1e-6
+"""Seconds in which they come at least."""
+
+
 class Ledger:
     """The requests of one engine."""
 
@@ -87,6 +93,7 @@ class Ledger:
         self._pool = pool
         self._requests: dict[int, Request] = {}
         self._admitted = 0
+        self._arrivals: deque[float] = deque(maxlen=ARRIVALS)
         self.computing = False
         """Whether a batch has begun and is not released yet."""
 
@@ -98,6 +105,12 @@ class Ledger:
         """How many requests it has taken up so far."""
         return self._admitted
 
+    def arrival_rate(self, now: float) -> float:
+        """Requests per second, over the last `ARRIVALS`; 0 until there are so many."""
+        if len(self._arrivals) < ARRIVALS:
+            return 0.0
+        return ARRIVALS / max(now - self._arrivals[0], MOMENT)
+
     def admit(self, image: Array, budget: Budget, listener: Listener, now: float) -> Request:
         """Take a request up; it waits for its first step.
 
@@ -107,6 +120,7 @@ class Ledger:
         limit, limit_reason = budget.size_limit(self._flops)
         ticket = Ticket(self._admitted)
         self._admitted += 1
+        self._arrivals.append(now)
         request = Request(
             ticket=ticket,
             entry=Entry(inf if budget.deadline is None else budget.deadline, ticket.number, limit, budget.priority),

@@ -127,6 +127,8 @@ class Situation:
     """How many batches the engine has run so far."""
     admitted: int
     """How many requests the engine has admitted so far."""
+    arrival_rate: float
+    """Requests per second that have come lately."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,7 @@ def decision_seconds(
                 free_slots=pool.available,
                 steps_run=steps_run,
                 admitted=ledger.admitted,
+                arrival_rate=ledger.arrival_rate(now),
             )
         )
         if ledger.admitted >= 2 * active:

@@ -95,6 +95,7 @@ def simulate(
             free_slots=pool.available,
             steps_run=batches,
             admitted=ledger.admitted,
+            arrival_rate=ledger.arrival_rate(now),
         )
         decision = policy(situation) if ledger.queues else None
         if decision is None:

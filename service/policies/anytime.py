@@ -40,7 +40,8 @@ class Anytime:
        be served no faster than in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the
        largest set that can still get one together, in the widest segment 0..w that costs less than its steps, and
        whose time, with as much again as a first leaf takes for whoever comes meanwhile, fits the tightest slack kappa
-       times over. If those who wait on then take the machine until the last of their deadlines, it is their last step.
+       times over. If those who wait on, and those who come meanwhile, then take the machine until the last of their
+       deadlines, it is their last step.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
        kappa times over, fits the tightest slack.
@@ -185,11 +186,16 @@ def _others_wait(situation: Situation, decision: Decision) -> bool:
 def _final_if_crowded(situation: Situation, decision: Decision) -> Decision:
     """The same, as everyone's last step if those who wait on have the machine until the last of their deadlines.
 
-    Who will not be refined has an answer that is as good now as at its deadline, and leaves its slot to others.
+    Who will not be refined has an answer that is as good now as at its deadline, and leaves its slot to others. First
+    leaves come before refinements, so with W that wait behind this batch of d seconds, requests that arrive at a rate
+    of lambda, and c seconds for a first leaf, the machine is free (W + lambda d) c / (1 - lambda c) seconds after the
+    batch, and never where lambda c >= 1: a busy period of a queue, taken as a fluid.
     """
-    entries, costs = decision.entries, situation.costs
-    left = situation.queues.waiting - len(entries)
-    free_at = situation.now + costs.expected(decision.segment, len(entries)) + left * costs.cheapest(Segment(0))
+    entries, costs, rate = decision.entries, situation.costs, situation.arrival_rate
+    seconds, each = costs.expected(decision.segment, len(entries)), costs.cheapest(Segment(0))
+    behind = situation.queues.waiting - len(entries) + rate * seconds
+    spare = 1 - rate * each
+    free_at = situation.now + seconds + behind * each / spare if spare > 0 else inf
     last = max(entry.deadline for entry in entries)
     return replace(decision, target=decision.segment.stop) if free_at > last else decision
 

@@ -58,6 +58,7 @@ def situation(queues: Queues, **changes: object) -> Situation:
         "free_slots": 3,
         "steps_run": 1,
         "admitted": 0,
+        "arrival_rate": 0.0,
     }
     return Situation(queues=queues, **{**usual, **changes})  # type: ignore[arg-type]
 
@@ -235,6 +236,19 @@ def test_who_will_not_be_refined_is_answered_with_the_first_leaf() -> None:
         ([5, 5, 5, 5], None),
     ):
         decision = Anytime(TABLE)(situation(filled(*((0, slack) for slack in slacks)), free_slots=9, steps_run=1))
+        assert decision is not None
+        assert (decision.segment, len(decision.entries), decision.target) == (Segment(0), 4, last)
+
+
+def test_those_who_come_meanwhile_count_as_waiting() -> None:
+    for slack, rate, last in (
+        (9, 0.5, None),  # 3 s for these four, in which 1.5 come, and others behind them: 1.5 * 0.75 / (1 - 0.375) = 1.8
+        (9, 1.0, 1),  # 3 * 0.75 / (1 - 0.75) = 9
+        (9, 2.0, 1),  # more than can be served
+        (inf, 2.0, None),
+    ):
+        busy = situation(filled(*[(0, slack)] * 4), free_slots=9, steps_run=1, arrival_rate=rate)
+        decision = Anytime(TABLE)(busy)
         assert decision is not None
         assert (decision.segment, len(decision.entries), decision.target) == (Segment(0), 4, last)
 
