@@ -29,12 +29,12 @@ class Reserve:
 
     @property
     def whole(self) -> float:
-        """What to keep back of the time for refinements: as much as any of the last answers took.
+        """What to keep back of the time for refinements: as much as any of the last answers took, and twice the floor.
 
         A step more brings a fraction of a point of expected accuracy, an answer that comes late loses all of it. So a
         step pays only where the risk that it adds is below their ratio, which is less than one in `WINDOW`.
         """
-        return self._floor + self._lags.largest
+        return 2 * self._floor + self._lags.largest
 
     def of(self, seconds: float) -> float:
         """What to keep back of a deadline so many seconds away, so that time is left for a first leaf at all."""

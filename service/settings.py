@@ -92,7 +92,8 @@ class Settings(BaseSettings):
         2,
         ge=0,
         description="kept back from every deadline so that the answer arrives in time, milliseconds; beside it what "
-        "answers are seen to take to leave, up to a quarter of the deadline",
+        "answers are seen to take to leave, up to a quarter of the deadline. Refinements end a little earlier still: "
+        "they risk a whole answer for a fraction of a point",
     )
     max_body_bytes: Count = Field(10 * 2**20, description="largest request body, bytes")
     max_pixels: Count = Field(50_000_000, description="largest image, pixels")

@@ -38,7 +38,7 @@ def test_it_never_takes_more_than_a_part_of_the_deadline_beyond_the_floor() -> N
     for _ in range(WINDOW):
         reserve.observe(1.0)
     assert reserve.of(0.1) == pytest.approx(0.002 + 0.1 * SHARE)
-    assert reserve.whole == pytest.approx(0.002 + 1.0)
+    assert reserve.whole == pytest.approx(2 * 0.002 + 1.0)
 
 
 @pytest.mark.anyio
