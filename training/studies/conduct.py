@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from training.config import TrainConfig
 from training.data import ImageDataset
@@ -55,9 +56,8 @@ class Conduct:
     def _finish(self, run: PlannedRun, end: float | None) -> bool:
         """Train a run to its end, by one step at least, and evaluate it; False where it was stopped before."""
         out = self.folder / run.name
-        config = run.config
-        if run.teacher is not None:
-            config = replace(config, teacher=self.folder / run.teacher.name)
+        others: dict[str, Any] = {role: self.folder / other.name for role, other in run.others.items()}
+        config = replace(run.config, **others)
         device = device_of(config)
         if (out / STATE_FILE).exists():
             state = RunState.load(out)

@@ -18,9 +18,11 @@ __all__ = ["PlannedRun"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
-    """Settings (resolved, without a teacher's folder), and the run that is to be the teacher, if there is one."""
+    """Settings (resolved, without the folders of other runs), and the other runs: the one whose weights it starts from,
+    and the teacher; None where there is none."""
 
     config: TrainConfig
+    initial: PlannedRun | None = None
     teacher: PlannedRun | None = None
 
     @property
@@ -31,9 +33,15 @@ class PlannedRun:
         """
         papers = decisive(TrainConfig(dataset=self.config.dataset).resolved())
         changed: dict[str, Any] = {k: v for k, v in decisive(self.config).items() if v != papers[k]}
-        if self.teacher is not None:
-            changed["teacher"] = self.teacher.digest
+        for role, other in self.others.items():
+            changed[role] = other.digest
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def others(self) -> dict[str, PlannedRun]:
+        """The runs that have to be trained before, by the setting that names their folder."""
+        others = {"initial": self.initial, "teacher": self.teacher}
+        return {role: other for role, other in others.items() if other is not None}
 
     @property
     def name(self) -> str:
@@ -43,5 +51,5 @@ class PlannedRun:
 
 
 def decisive(config: TrainConfig) -> dict[str, Any]:
-    """What decides the weights but for the teacher, whose digest is known only once it is trained."""
-    return {name: value for name, value in config.decisive().items() if name != "teacher_sha256"}
+    """What decides the weights but for other runs, whose folders and digests are known only once they are trained."""
+    return {name: value for name, value in config.decisive().items() if name not in ("initial", "teacher_sha256")}

@@ -16,7 +16,7 @@ from training.studies.plan import PlannedRun, decisive
 __all__ = ["POWERS", "Line", "Record", "Spread", "load_record"]
 
 POWERS = (1, 2, 4, 8, 16)
-NAMES = {"hne": "HNE", "hne_small": "HNEsmall", "hne_tiny": "HNEtiny"}
+NAMES = {"hne": "HNE", "hne_small": "HNEsmall", "hne_tiny": "HNEtiny", "hne_transformer": "Transformer"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,10 +37,16 @@ FIXED = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One way of training: what it changes of the paper's settings."""
+    """One way of training: what it changes of the protocol's settings."""
 
     label: str
     changes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    epochs: float = 1.0
+    """Times the protocol's, rounded, one at least."""
+    lr: float = 1.0
+    """Times the protocol's."""
+    initial: Arm | None = None
+    """The way of training the run that this one starts from."""
     teacher: str | None = None
     """An architecture which, trained as in the paper, teaches this arm."""
 
@@ -93,14 +99,13 @@ class Study:
     """Whether it shows other systems' published points, whose sources the table then names."""
 
     def runs(self, protocol: Protocol) -> list[PlannedRun]:
-        """Every run that the study needs, teachers before their students, each once."""
+        """Every run that the study needs, each once, and after those that it needs itself."""
         ordered: dict[str, PlannedRun] = {}
         for architecture in protocol.architectures or self.architectures:
             for arm in self.arms:
                 for run in _planned(arm, architecture, protocol):
-                    for one in (run.teacher, run):
-                        if one is not None:
-                            ordered.setdefault(one.name, one)
+                    for one in (*run.others.values(), run):
+                        ordered.setdefault(one.name, one)
         return list(ordered.values())
 
     def lines(self, protocol: Protocol, folder: Path) -> list[Line]:
@@ -117,9 +122,14 @@ class Study:
 
 def _planned(arm: Arm, architecture: str, protocol: Protocol) -> tuple[PlannedRun, ...]:
     """The runs of an arm, one per seed."""
-    runs = []
-    for seed in protocol.seeds:
-        base = replace(protocol.base, architecture=architecture, seed=seed)
-        teacher = arm.teacher and PlannedRun(config=replace(base, architecture=arm.teacher))
-        runs.append(PlannedRun(config=replace(base, **arm.changes), teacher=teacher or None))
-    return tuple(runs)
+    return tuple(_run(arm, replace(protocol.base, architecture=architecture, seed=seed)) for seed in protocol.seeds)
+
+
+def _run(arm: Arm, base: TrainConfig) -> PlannedRun:
+    assert base.epochs is not None
+    scaled = replace(base, epochs=max(1, round(arm.epochs * base.epochs)), lr=float(f"{arm.lr * base.lr:.6g}"))
+    return PlannedRun(
+        config=replace(scaled, **arm.changes),
+        initial=None if arm.initial is None else _run(arm.initial, base),
+        teacher=None if arm.teacher is None else PlannedRun(config=replace(base, architecture=arm.teacher)),
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from training.studies.plan import PlannedRun
 from training.studies.published import CURVES, TABLE_1, PublishedCurve
 from training.studies.record import POWERS, Line, Spread
 from training.studies.study import Protocol, Study
@@ -85,7 +86,7 @@ def _accuracy_rows(lines: Sequence[Line], sizes: Sequence[int], protocol: Protoc
         cells = [_percent(line.accuracy(size)) if size in line.sizes else "" for size in sizes]
         rows.append([line.network, line.label, _seeds(line), *cells])
         config = line.planned[0].config
-        as_in_table_1 = line.planned[0].teacher is None and config.branching is None and config.alpha == 0.5
+        as_in_table_1 = not line.planned[0].others and config.branching is None and config.alpha == 0.5
         if protocol.benchmark is not None and as_in_table_1 and _is_papers(line):
             published = TABLE_1.get((protocol.benchmark, line.architecture, config.loss))
             if published is not None:
@@ -147,10 +148,16 @@ def _range(low: float, high: float) -> str:
 
 def _run_rows(lines: Sequence[Line]) -> list[list[str]]:
     return [
-        [line.network, line.label, str(record.run.config.seed), f"`{record.run.name}`"]
+        [line.network, line.label, str(record.run.config.seed), _names(record.run)]
         for line in lines
         for record in line.records
     ]
+
+
+def _names(run: PlannedRun) -> str:
+    """A run, and those it needed."""
+    words = {"initial": "from", "teacher": "taught by"}
+    return ", ".join([f"`{run.name}`", *(f"{words[role]} `{other.name}`" for role, other in run.others.items())])
 
 
 def _table(head: str, left: int, rows: Sequence[Sequence[str]]) -> str:

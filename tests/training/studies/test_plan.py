@@ -49,6 +49,17 @@ def test_teachers_come_before_their_students_and_once() -> None:
     assert [run.config.seed for run in runs if run.config.architecture == "hne"] == [0, 1]
 
 
+def test_a_grown_ensemble_comes_after_the_network_it_starts_from() -> None:
+    runs = study_named("grown").runs(Protocol(changes={"epochs": 12, "lr": 0.3}))
+    _, single, grown = runs
+    assert grown.initial == single
+    assert (single.config.branching, single.config.loss) == ((1, 1, 1, 1, 1), "i")
+    assert (single.config.epochs, single.config.lr) == (30, 0.2)
+    assert (grown.config.epochs, grown.config.lr) == (4, 0.1)
+    assert grown.name != PlannedRun(config=grown.config).name, "where it starts decides its weights"
+    assert grown in study_named("ablation").runs(Protocol(changes={"epochs": 12, "lr": 0.3}))
+
+
 def test_what_differs_from_the_paper_is_said() -> None:
     protocol = Protocol(changes={"epochs": 20, "batch_size": 64, "threads": 2}, architectures=("hne_tiny",))
     assert protocol.deviations(study_named("table1")) == [

@@ -111,6 +111,23 @@ def test_a_time_limit_ends_a_study_between_two_steps(
     assert state.with_name("evaluation.json").is_file()
 
 
+def test_a_grown_ensemble_starts_from_the_run_that_its_table_names(
+    place: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(place, tmp_path / place.name)
+    assert main(study("grown", image_folder, tmp_path)) == 0
+    content = json.loads((copy / "grown.json").read_text())
+    assert [line["training"] for line in content["lines"]] == [
+        "Hierarchical distillation",
+        "Grown from a single network",
+    ]
+    (record,) = content["lines"][1]["records"]
+    single = record["settings"]["initial"]
+    assert f"`{record['run']}`, from `{single}`" in (copy / "grown.md").read_text()
+    assert (copy / "runs" / single / STATE_FILE).is_file()
+    assert len(content["lines"][1]["sizes"]) == 16
+
+
 def test_nothing_to_draw_and_a_foreign_run_are_refused(
     place: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
