@@ -6,8 +6,6 @@ under its own lock, and reads and writes rows from its thread alone.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
-
 import numpy as np
 
 from service.runners.base import Array, Rows
@@ -15,19 +13,29 @@ from service.runners.base import Array, Rows
 __all__ = ["SlotPool"]
 
 
+WINDOW = 64
+"""Slots at least over which taking goes round."""
+
+
 class SlotPool:
-    """`capacity` slots for a model of so many classes."""
+    """`capacity` slots for a model of so many classes.
+
+    They are taken one after the other, round and round: requests that come one after the other, and so may share a
+    batch later, are neighbours, and a batch of neighbours needs no copy. The round is twice as long as there are slots
+    taken, not the whole pool, for the sake of the processor's caches and of what runners keep for a place.
+    """
 
     def __init__(self, capacity: int, classes: int) -> None:
         self.capacity = capacity
         self._logit_sums = np.full((capacity, classes), 0, np.float32)
-        self._free = list(range(capacity))  # a heap, lowest first: batches tend to be neighbours
-        self._taken = [False] * capacity
+        self._taken = bytearray(capacity)  # 1: taken
+        self._available = capacity
+        self._next = 0
 
     @property
     def available(self) -> int:
         """Slots that can be taken."""
-        return len(self._free)
+        return self._available
 
     @property
     def memory_bytes(self) -> int:
@@ -36,16 +44,23 @@ class SlotPool:
 
     def take(self) -> int:
         """A free slot, its logit sum zero. There must be one."""
-        slot = heappop(self._free)
-        self._taken[slot] = True
+        taken = self.capacity - self._available
+        if not taken or self._next >= max(WINDOW, 2 * taken):
+            self._next = 0
+        slot = self._taken.find(0, self._next)
+        if slot < 0:
+            slot = self._taken.find(0)
+        self._taken[slot] = 1
+        self._available -= 1
+        self._next = slot + 1
         self._logit_sums[slot] = 0
         return slot
 
     def free(self, slot: int) -> None:
         """Give a slot back."""
         assert self._taken[slot], f"slot {slot} is free already"
-        self._taken[slot] = False
-        heappush(self._free, slot)
+        self._taken[slot] = 0
+        self._available += 1
 
     def add_logits(self, rows: Rows, logits: Array) -> None:
         """Add leaves' logits (w, B, K)."""

@@ -17,13 +17,35 @@ def test_the_pool_has_its_capacity_and_no_more() -> None:
     assert slots.take() == 1
 
 
-def test_the_lowest_free_slot_is_taken_so_that_batches_are_neighbours() -> None:
-    slots = pool(4)
-    for _ in range(4):
-        slots.take()
-    for slot in (3, 0, 2):
+def test_requests_that_come_one_after_the_other_are_neighbours() -> None:
+    slots = pool(256)
+    early = [slots.take() for _ in range(3)]
+    slots.free(early[1])
+    assert [slots.take() for _ in range(3)] == [3, 4, 5], "not the gap, which would tear them apart"
+    for slot in (*range(3, 6), early[0], early[2]):
         slots.free(slot)
-    assert [slots.take() for _ in range(3)] == [0, 2, 3]
+    assert slots.take() == 0, "from the start where nobody is left"
+
+
+def test_the_round_grows_with_those_that_have_a_slot() -> None:
+    slots = pool(256)
+    kept = [slots.take() for _ in range(40)]
+    for expected in (*range(40, 80), *range(40, 60)):
+        slot = slots.take()
+        assert slot == expected
+        slots.free(slot)
+    assert kept == list(range(40))
+
+
+def test_the_last_slots_are_found_wherever_they_are() -> None:
+    slots = pool(8)
+    for _ in range(8):
+        slots.take()
+    slots.free(2)
+    assert slots.take() == 2
+    for slot in (7, 0):
+        slots.free(slot)
+    assert [slots.take(), slots.take()] == [7, 0]
 
 
 def test_a_slot_cannot_be_freed_twice() -> None:
