@@ -8,6 +8,7 @@ that runs.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -118,12 +119,13 @@ class Ledger:
             BudgetError: the budget allows not even the first leaf, or is none.
         """
         limit, limit_reason = budget.size_limit(self._flops)
+        deadline = inf if budget.deadline is None else budget.deadline
         ticket = Ticket(self._admitted)
         self._admitted += 1
         self._arrivals.append(now)
         request = Request(
             ticket=ticket,
-            entry=Entry(inf if budget.deadline is None else budget.deadline, ticket.number, limit, budget.priority),
+            entry=Entry(deadline, ticket.number, limit, budget.priority, 1 if budget.step_by_step else sys.maxsize),
             image=image,
             budget=budget,
             limit_reason=limit_reason,

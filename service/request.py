@@ -65,6 +65,13 @@ class Budget:
     """Calibrated top probability (0..1) that is enough to stop; 1 asks for everything, None stops when it is all but
     certain and others wait."""
     priority: Priority = Priority.NORMAL
+    every_size: bool = False
+    """Whether a refinement of every ensemble size is wanted, though several leaves at once may be faster."""
+
+    @property
+    def step_by_step(self) -> bool:
+        """Whether it has to be looked at after every leaf."""
+        return self.every_size or (self.min_confidence is not None and self.min_confidence < 1)
 
     def size_limit(self, flops: Sequence[int]) -> tuple[int, StopReason]:
         """The ensemble size at which it must stop, and why; `flops` are those of ensemble sizes 0..N.

@@ -40,6 +40,8 @@ class Entry(NamedTuple):
     limit: int = sys.maxsize
     """The ensemble size that its budgets, or a policy, allow at most."""
     priority: Priority = Priority.NORMAL
+    widest: int = sys.maxsize
+    """Leaves of the widest segment that it wants to be part of."""
 
 
 class Costs(Protocol):

@@ -53,6 +53,11 @@ class Options(BaseModel):
     priority: Literal["high", "normal", "low"] | None = Field(
         default=None, description="Who is served first when there is not enough for all; normal unless given."
     )
+    every_size: bool | None = Field(
+        default=None,
+        description="Refine by one network at a time, though several at once may be faster; unless given, a stream "
+        "does and a single answer does not.",
+    )
     top_k: int | None = Field(
         default=None, ge=1, description="Classes in the answer; 5 (or all, if fewer) unless given."
     )

@@ -172,6 +172,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
         priority=Priority[(options.priority or "normal").upper()],
+        every_size=wants_stream(request) if options.every_size is None else options.every_size,
     )
     submitted_at = service.clock()
     with ExitStack() as refused:  # one of them, and the engine drops the others

@@ -1,7 +1,7 @@
 """One ONNX graph of a package's first N networks, as a server that knows no steps would serve them.
 
-`onnx.compose` wires the package's steps together: a step starts from the activation that an earlier one keeps. No node
-is computed twice, so the peers get the cheapest form of the ensemble.
+The package's steps are joined as for the wide segments of our own runner, so the peers get the cheapest form of the
+ensemble.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.compose
-import onnx.parser
 
 from model_core.package import Package
-from model_core.tree import Node, Segment
+from model_core.tree import Segment
 from service.runners import Array
 from service.runners.devices import Device, open_session
+from service.runners.joined import extended, joined
 from service.runners.onnx import OnnxRunner, session_options
 
 __all__ = ["composed", "prefix_logits", "write_graph"]
@@ -29,32 +28,16 @@ def composed(package: Package, size: int) -> onnx.ModelProto:
     """Graph of ensemble size `size`: from `x` (B, C, H, W) to `logits` (B, K), the mean over the leaves, and
     `probabilities` (B, K), their softmax at the manifest's temperature.
     """
-    tree = package.manifest.spec.tree
-    steps = [onnx.load(package.step(leaf)) for leaf in range(size)]
-    image = f"float[batch,{','.join(map(str, package.manifest.spec.input_shape))}]"
-    graph = _parsed(steps[0], f"ensemble ({image} x) => ({image} image) {{ image = Identity(x) }}")
-    made: dict[Node | None, str] = {None: "image"}  # what steps start from, by the node that computes it
-    leaves: list[str] = []
-    for leaf, step in enumerate(steps):
-        prefix = f"step_{leaf:02d}_"
-        kept = tree.kept_blocks(Segment(leaf))
-        nodes = [node for node in tree.fresh_nodes(Segment(leaf)) if node.block in kept]
-        made |= {node: f"{prefix}block_{node.block}" for node in nodes}
-        leaves.append(f"{prefix}logits")
-        graph = onnx.compose.merge_models(
-            graph,
-            onnx.compose.add_prefix(step, prefix),
-            io_map=[(made[tree.entry_node(leaf)], f"{prefix}x")],
-            outputs=[*made.values(), *leaves],
-            name="ensemble",
-        )
-    return onnx.compose.merge_models(
-        graph,
-        _parsed(steps[0], _mean(package, size)),
-        io_map=[(name, f"mean_{name}") for name in leaves],
-        outputs=["logits", "probabilities"],
-        name="ensemble",
-    )
+    graph, leaves, _ = joined(package, Segment(0, size))
+    scores = f"float[batch,{package.manifest.spec.classes}]"
+    names = [f"in_{leaf}" for leaf in leaves]
+    mean = f"""({", ".join(f"{scores} {name}" for name in names)}) => ({scores} logits, {scores} probabilities) {{
+        logits = Mean({", ".join(names)})
+        temperature = Constant <value_float = {package.manifest.table[size - 1].temperature:.9e}> ()
+        calibrated = Div(logits, temperature)
+        probabilities = Softmax <axis = -1> (calibrated)
+    }}"""
+    return extended(graph, leaves, mean)
 
 
 def prefix_logits(package: Package, size: int, images: Array) -> Array:
@@ -84,21 +67,3 @@ def write_graph(package: Package, size: int, path: Path) -> None:
     if not difference <= TOLERANCE:
         path.unlink()
         raise SystemExit(f"the graph of {size} networks is off by {difference:.1e} from the steps of {package.root}")
-
-
-def _mean(package: Package, size: int) -> str:
-    """The end of the graph, in ONNX's own text form."""
-    scores = f"float[batch,{package.manifest.spec.classes}]"
-    names = [f"mean_step_{leaf:02d}_logits" for leaf in range(size)]
-    return f"""mean ({", ".join(f"{scores} {name}" for name in names)}) => ({scores} logits, {scores} probabilities) {{
-        logits = Mean({", ".join(names)})
-        temperature = Constant <value_float = {package.manifest.table[size - 1].temperature:.9e}> ()
-        calibrated = Div(logits, temperature)
-        probabilities = Softmax <axis = -1> (calibrated)
-    }}"""
-
-
-def _parsed(like: onnx.ModelProto, graph: str) -> onnx.ModelProto:
-    """A graph in ONNX's text form, of the same versions as another."""
-    opsets = ", ".join(f'"{opset.domain}" : {opset.version}' for opset in like.opset_import)
-    return onnx.parser.parse_model(f"<ir_version: {like.ir_version}, opset_import: [{opsets}]>\n{graph}")

@@ -46,6 +46,8 @@ class Anytime:
     4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
        kappa times over, fits the tightest slack.
 
+    A segment with a request that wants every size is one leaf wide.
+
     While others wait for a first leaf, who is sure of the answer stops, unless the request says how sure is enough.
 
     kappa = `margin` times the measured straggler factor `Costs.straggle`. What it keeps back is not lost: a request
@@ -82,19 +84,29 @@ class Anytime:
         if worthwhile < len(savable.entries):
             decision = _step(situation, 0, limit=worthwhile)
             return decision and _final_if_crowded(situation, decision)
-        if len(situation.segments[0]) > 1:
-            return Decision(segment=self._widest(situation, savable.entries), entries=savable.entries)
-        return _final_if_crowded(situation, savable)
+        decision = Decision(segment=self._widest(situation, savable.entries), entries=savable.entries)
+        return _final_if_crowded(situation, decision)
 
     def _widest(self, situation: Situation, entries: Sequence[Entry]) -> Segment:
-        """The widest segment from size 0 that pays and fits everyone's slack and limit."""
+        """The widest segment from size 0 that pays and fits everyone's slack and limit.
+
+        Of patient ones no wider than those have come who wait for a refinement: served as a whole at once, a stream of
+        newcomers would leave them behind.
+        """
         first, *wider = situation.segments[0]
         limit = min(entry.limit for entry in entries)
+        widest = min(entry.widest for entry in entries)
+        if entries[0].deadline > _patient_from(situation):
+            widest = next(
+                (size for size in range(1, min(widest, len(situation.segments))) if situation.queues[size]), widest
+            )
         slack = (entries[0].deadline - situation.now) / self._kappa(situation)
         costs, batch = situation.costs, len(entries)
         steps = list(accumulate(costs.expected(leaves[0], batch) for leaves in situation.segments))
         fitting = [first]
         for segment in wider:
+            if segment.width > widest:
+                break
             seconds = costs.expected(segment, batch)
             if segment.stop <= limit and seconds + steps[0] <= slack and PAYS * seconds <= steps[segment.stop - 1]:
                 fitting.append(segment)
@@ -116,7 +128,9 @@ class Anytime:
                     entries = largest_batch(queue, partial(costs.expected, segment), situation.now, max_batch)
                 else:
                     fitting = largest_batch(queue, partial(_times, kappa, costs, segment), situation.now, max_batch)
-                    entries = [entry for entry in fitting if entry.limit >= segment.stop]
+                    entries = [
+                        entry for entry in fitting if entry.limit >= segment.stop and entry.widest >= segment.width
+                    ]
                 if entries and (rate := len(entries) * gain / costs.expected(segment, len(entries))) > best_rate:
                     best, best_rate = Decision(segment=segment, entries=entries), rate
         return best
@@ -125,7 +139,7 @@ class Anytime:
         return self._margin * situation.costs.straggle
 
     def _for_the_eldest(self, situation: Situation) -> Decision | None:
-        far = Entry(situation.now + PATIENT * situation.costs.expected(Segment(0), 1), -1)
+        far = Entry(_patient_from(situation), -1)
         able = [
             (min(queue[first:], key=_admission), size, queue)
             for size, queue in situation.queues.everyone()
@@ -135,6 +149,11 @@ class Anytime:
             return None
         eldest, size, queue = min(able, key=lambda candidate: _admission(candidate[0]))
         return _step(situation, size, queue=queue, member=eldest)
+
+
+def _patient_from(situation: Situation) -> float:
+    """The instant from which on a deadline is far away."""
+    return situation.now + PATIENT * situation.costs.expected(Segment(0), 1)
 
 
 _admission = itemgetter(Entry._fields.index("number"))

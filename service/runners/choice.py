@@ -32,7 +32,7 @@ def choose_runner(
         case "cpu":
             return _onnx_cpu(package, threads)
         case "onnx-cuda":
-            return OnnxRunner(package, threads=threads, device=Device.CUDA)
+            return OnnxRunner(package, threads=threads, wide=True, device=Device.CUDA)
         case "cuda":
             return _pytorch(package, precision, max_batch)
     if _has_driver():
@@ -48,9 +48,9 @@ def _onnx_cpu(package: Package, threads: int) -> Runner:
     threads_from = first_batch_for(threads, package)
     if threads_from is None:
         logger.info("one thread computes faster than %d here", threads)
-        return OnnxRunner(package)
+        return OnnxRunner(package, wide=True)
     logger.info("%d threads compute batches of %d and more, one the smaller", threads, threads_from)
-    return OnnxRunner(package, threads=threads, threads_from=threads_from)
+    return OnnxRunner(package, threads=threads, threads_from=threads_from, wide=True)
 
 
 def _pytorch(package: Package, precision: Precision, max_batch: int) -> Runner:

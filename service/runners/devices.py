@@ -55,8 +55,10 @@ def prepare(device: Device) -> None:
             logger.info("loading CUDA's libraries: %s", said.getvalue().strip())
 
 
-def open_session(file: Path, options: ort.SessionOptions, device: Device) -> ort.InferenceSession:
-    """A session that computes a graph on a device that is prepared.
+def open_session(
+    file: Path, options: ort.SessionOptions, device: Device, *, graph: bytes | None = None
+) -> ort.InferenceSession:
+    """A session that computes a graph on a device that is prepared: the file's, or a `graph` that begins with it.
 
     Raises:
         RunnerError: the graph cannot be loaded.
@@ -64,7 +66,7 @@ def open_session(file: Path, options: ort.SessionOptions, device: Device) -> ort
     """
     providers = ["CPUExecutionProvider"] if device is Device.CPU else [CUDA_PROVIDER, "CPUExecutionProvider"]
     try:
-        session = ort.InferenceSession(file, options, providers=providers, enable_fallback=0)
+        session = ort.InferenceSession(graph or file, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no base of their own
         raise RunnerError(file, f"cannot be loaded on {device}: {first_line(error)}") from error
     if device is Device.CUDA and CUDA_PROVIDER not in session.get_providers():

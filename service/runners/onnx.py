@@ -1,8 +1,8 @@
-"""The runner that needs no torch: one ONNX Runtime session per step of a model package."""
+"""The runner that needs no torch: one ONNX Runtime session per segment of a model package."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from service.errors import RunnerError
 from service.runners.activations import IMAGE, Activations, kept_shapes
 from service.runners.base import Array, Rows, batch_of
 from service.runners.devices import FATAL_ONLY, Device, first_line, open_session, prepare
+from service.runners.joined import segment_graph
 
 __all__ = ["OnnxRunner", "session_options"]
 
 
 KEPT_BINDINGS = 64
-"""Of each step, for the rows that it computed last: to bind arrays costs as much as a tenth of a small step."""
+"""Of each segment, for the rows that it computed last: to bind arrays costs as much as a tenth of a small step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +30,16 @@ class _Binding:
 
     bound: ort.IOBinding
     logits: Array
+    """(w, B, K)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """One step's session, and the levels it reads and keeps."""
+    """One segment's session, and the levels it reads and keeps."""
 
     file: Path
+    """The step that it is, or begins with."""
+    width: int
     session: ort.InferenceSession
     reads: int
     keeps: tuple[int, ...]
@@ -44,7 +48,9 @@ class _Step:
 
 
 class OnnxRunner:
-    """Computes the steps of a package.
+    """Computes the steps of a package and, if `wide`, every segment of several of them that the tree allows: joined
+    into one graph they save the calls and copies between them, for a few copies of the weights for each width. They
+    have the threads of small batches, since those are what they are for.
 
     `threads` is the number of CPU threads for one operator, in batches of `threads_from` and more; smaller batches are
     left to one (`service.runners.threads` measures what is faster). On the CPU a step reads and writes the slots in
@@ -57,41 +63,52 @@ class OnnxRunner:
     """
 
     def __init__(
-        self, package: Package, *, threads: int = 1, threads_from: int = 1, device: Device = Device.CPU
+        self,
+        package: Package,
+        *,
+        threads: int = 1,
+        threads_from: int = 1,
+        wide: bool = False,
+        device: Device = Device.CPU,
     ) -> None:
         self.name = f"onnx-{device}"
         self.configuration = f"ONNX Runtime {ort.__version__}, {device}, {threads} threads from batch {threads_from}"
+        self.configuration += ", wide" if wide else ""
         self.max_batch = None
         self._tree = tree = package.manifest.spec.tree
         self._input_shape = package.manifest.spec.input_shape
         self._classes = package.manifest.spec.classes
-        self.segments = tuple(Segment(leaf) for leaf in range(tree.leaves))
+        self.segments = tuple(segment for segment in tree.segments() if wide or segment.width == 1)
         self._in_place = device is Device.CPU
         prepare(device)
         self._threads_from = threads_from
         self._shapes: dict[int, tuple[int, ...]] = {}
         """One request's activation shape, for every block that some step keeps."""
 
-        def steps(count: int) -> list[_Step]:
+        def load(segments: Iterable[Segment], count: int) -> dict[Segment, _Step]:
             options = session_options(count)
-            return [self._load(segment, package.step(segment.start), options, device) for segment in self.segments]
+            return {segment: self._load(segment, package, options, device) for segment in segments}
 
-        self._steps = steps(threads)
-        self._small = steps(1) if threads_from > 1 else self._steps
+        steps = [Segment(leaf) for leaf in range(tree.leaves)]
+        self._steps = load(steps, threads)
+        self._small = load(steps, 1) if threads_from > 1 else self._steps.copy()
         """What computes batches below `threads_from`."""
+        joined = load((segment for segment in self.segments if segment.width > 1), 1 if threads_from > 1 else threads)
+        for group in (self._steps, self._small):
+            group.update(joined)
         self._slots = Activations(0, {})
 
     def reserve(self, slots: int) -> int:
         """See `Runner.reserve`."""
         self._slots = Activations(slots, kept_shapes(self._tree, self._shapes, self._input_shape))
-        for step in (*self._steps, *self._small):
+        for step in (*self._steps.values(), *self._small.values()):
             step.bindings.clear()
         return self._slots.memory_bytes
 
     def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
         """See `Runner.run`."""
         steps = self._steps if batch_of(rows) >= self._threads_from else self._small
-        step, slots = steps[segment.start], self._slots
+        step, slots = steps[segment], self._slots
         if images is not None and IMAGE in slots:
             slots.store(IMAGE, rows, images)
         try:
@@ -103,7 +120,7 @@ class OnnxRunner:
             raise RunnerError(step.file, first_line(error)) from error
         for level, activation in zip(step.keeps, kept, strict=True):
             slots.store(level, rows, np.asarray(activation))
-        return np.asarray(logits)[np.newaxis]
+        return np.asarray(logits).reshape(step.width, -1, self._classes)
 
     def close(self) -> None:
         """Free the sessions."""
@@ -127,7 +144,7 @@ class OnnxRunner:
             step.session.run_with_iobinding(binding.bound)
             for level, array in kept.items():
                 self._slots.store(level, rows, array)
-        return binding.logits[np.newaxis].copy()  # the binding's own is written again
+        return binding.logits.copy()  # the binding's own is written again
 
     def _neighbours(self, step: _Step, rows: slice) -> _Binding:
         """The binding of neighbouring slots, but for the images that a first step reads."""
@@ -142,33 +159,46 @@ class OnnxRunner:
         return binding
 
     def _binding(self, step: _Step, batch: int, kept: Mapping[int, Array]) -> _Binding:
-        """A step's outputs bound to arrays."""
-        bound, logits = step.session.io_binding(), np.empty((batch, self._classes), np.float32)
-        outputs = {"logits": logits, **{f"block_{level}": array for level, array in kept.items()}}
+        """A segment's outputs bound to arrays."""
+        bound, logits = step.session.io_binding(), np.empty((step.width, batch, self._classes), np.float32)
+        outputs = {
+            "logits": logits[0] if step.width == 1 else logits,
+            **{f"block_{level}": array for level, array in kept.items()},
+        }
         for name, array in outputs.items():
             bound.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         return _Binding(bound=bound, logits=logits)
 
-    def _load(self, segment: Segment, file: Path, options: ort.SessionOptions, device: Device) -> _Step:
-        """A session whose inputs and outputs are those of its step."""
-        session = open_session(file, options, device)
-        keeps = self._tree.kept_blocks(segment)
-        names = ["logits", *(f"block_{block}" for block in keeps)]
+    def _load(self, segment: Segment, package: Package, options: ort.SessionOptions, device: Device) -> _Step:
+        """A session for a segment; one of several steps is made of those, which have been checked before."""
+        file, wide = package.step(segment.start), segment.width > 1
+        step = _Step(
+            file=file,
+            width=segment.width,
+            session=open_session(file, options, device, graph=segment_graph(package, segment) if wide else None),
+            reads=self._tree.entry_block(segment.start) - 1,
+            keeps=self._tree.kept_blocks(segment),
+        )
+        if not wide:
+            self._check(step)
+        return step
+
+    def _check(self, step: _Step) -> None:
+        file, session = step.file, step.session
+        names = ["logits", *(f"block_{block}" for block in step.keeps)]
         found = [output.name for output in session.get_outputs()]
         if [value.name for value in session.get_inputs()] != ["x"] or found != names:
             raise RunnerError(file, f"must take x and give {', '.join(names)}, but gives {', '.join(found)}")
-        reads = self._tree.entry_block(segment.start) - 1
         given = tuple(session.get_inputs()[0].shape[1:])
-        wanted = self._shapes[reads] if reads >= 0 else self._input_shape
+        wanted = self._shapes[step.reads] if step.reads >= 0 else self._input_shape
         if given != wanted:
             raise RunnerError(file, f"takes x of shape {given}, but its step starts from {wanted}")
         logits, *kept = (tuple(output.shape[1:]) for output in session.get_outputs())
         if logits != (self._classes,):
             raise RunnerError(file, f"gives logits of shape {logits} for {self._classes} classes")
-        for block, shape in zip(keeps, kept, strict=True):
+        for block, shape in zip(step.keeps, kept, strict=True):
             if self._shapes.setdefault(block, shape) != shape:
                 raise RunnerError(file, f"gives block_{block} of shape {shape}, earlier steps {self._shapes[block]}")
-        return _Step(file=file, session=session, reads=reads, keeps=keeps)
 
 
 def _bind_input(bound: ort.IOBinding, x: Array) -> None:

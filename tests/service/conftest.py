@@ -26,7 +26,8 @@ from tests.service.engines import Bench, MakeBench
 
 
 class Brake:
-    """A real runner that can be held before a step: a machine that stalls."""
+    """A real runner that can be held before a step: a machine that stalls. It has steps only, so that it can be held
+    anywhere."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -34,7 +35,7 @@ class Brake:
         self._released = threading.Event()
         self.name = runner.name
         self.configuration = runner.configuration
-        self.segments: tuple[Segment, ...] = runner.segments
+        self.segments = tuple(segment for segment in runner.segments if segment.width == 1)
         self.max_batch = runner.max_batch
 
     @contextmanager

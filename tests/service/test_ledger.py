@@ -5,7 +5,23 @@ import pytest
 
 from service.ledger import ARRIVALS, Ledger
 from service.request import Budget
+from service.scheduler import Entry
 from service.slots import SlotPool
+
+
+@pytest.mark.parametrize(
+    ("budget", "widest"),
+    [
+        (Budget(), None),
+        (Budget(min_confidence=1.0), None),
+        (Budget(min_confidence=0.9), 1),
+        (Budget(every_size=True), 1),
+    ],
+)
+def test_who_may_stop_after_any_leaf_takes_them_one_by_one(budget: Budget, widest: int | None) -> None:
+    ledger = Ledger((0, 10, 20), SlotPool(4, 3))
+    request = ledger.admit(np.zeros((3, 2, 2), np.float32), budget, lambda _: None, 0.0)
+    assert request.entry.widest == (widest or Entry(0.0, 0).widest)
 
 
 def test_the_rate_of_arrivals_follows_the_last_of_them() -> None:

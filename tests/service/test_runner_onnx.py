@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from model_core.package import Package
+from model_core.tree import Segment
 from service.errors import RunnerError
+from service.runners.joined import segment_graph
 from service.runners.onnx import OnnxRunner
 
 
@@ -41,6 +43,12 @@ def test_graphs_of_another_shape_than_the_manifests_are_named(
     manifest = package.manifest.model_copy(update={"spec": package.manifest.spec.replace(**change)})
     with pytest.raises(RunnerError, match=fault):
         OnnxRunner(replace(package, manifest=manifest))
+
+
+def test_steps_that_do_not_fit_together_are_named(copied: Package) -> None:
+    copied.step(5).write_bytes(b"no graph")
+    with pytest.raises(RunnerError, match=r"04\.onnx: cannot be joined with those up to 05\.onnx: ."):
+        segment_graph(copied, Segment(4, 2))
 
 
 def test_serving_from_it_needs_no_torch() -> None:

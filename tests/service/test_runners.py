@@ -29,9 +29,9 @@ needs_onnx_cuda = pytest.mark.skipif(
 )
 
 MAKERS: dict[str, Callable[[Package], Runner]] = {
-    "onnx-cpu": lambda package: OnnxRunner(package, threads=2, threads_from=3),
+    "onnx-cpu": lambda package: OnnxRunner(package, threads=2, threads_from=3, wide=True),
     "pytorch-cpu": lambda package: PyTorchRunner(package, device="cpu"),
-    "onnx-cuda": lambda package: OnnxRunner(package, device=Device.CUDA),
+    "onnx-cuda": lambda package: OnnxRunner(package, wide=True, device=Device.CUDA),
     "pytorch-cuda": lambda package: PyTorchRunner(package, max_batch=8),
 }
 
@@ -159,6 +159,22 @@ def test_damaged_weights_are_named(package: Package, tmp_path: Path) -> None:
         PyTorchRunner(Package(root=tmp_path, manifest=package.manifest, sha256=package.sha256), device="cpu")
 
 
-def test_the_cpu_runner_has_every_step_and_no_more(package: Package) -> None:
-    runner = choose_runner(package, "cpu", threads=1)
-    assert runner.segments == tuple(Segment(leaf) for leaf in range(Tree((1, 2, 2, 2, 2)).leaves))
+def test_the_cpu_runner_has_segments_of_every_width(package: Package) -> None:
+    tree = Tree((1, 2, 2, 2, 2))
+    assert choose_runner(package, "cpu", threads=1).segments == tuple(tree.segments())
+    assert OnnxRunner(package).segments == tuple(Segment(leaf) for leaf in range(tree.leaves))
+
+
+@pytest.mark.parametrize("name", ["onnx-cpu", "pytorch-cpu"])
+def test_a_wide_segment_leaves_what_later_ones_start_from(
+    name: str, package: Package, tiny_model: HierarchicalEnsemble
+) -> None:
+    runner = MAKERS[name](package)
+    runner.reserve(SLOTS)
+    batch = images(3, seed=4)
+    expected = prefix_means(tiny_model, batch)[-1]
+    for rows in (slice(2, 5), [0, 5, 2]):
+        route = [Segment(0, 2), Segment(2), Segment(3), Segment(4, 4), Segment(8, 8)]
+        leaves = [runner.run(segment, rows, None if segment.start else batch) for segment in route]
+        np.testing.assert_allclose(np.concatenate(leaves).mean(axis=0), expected, atol=1e-4)
+    runner.close()

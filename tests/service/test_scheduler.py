@@ -151,6 +151,31 @@ def test_where_steps_straggle_less_is_run_at_a_time() -> None:
     assert [widest(MARGIN * (4.5 + 4 + 2), straggle=straggle) for straggle in (1.0, 1.1, 4.0)] == [4, 2, 1]
 
 
+def test_who_is_looked_at_after_every_leaf_is_in_no_wide_segment() -> None:
+    costs = Linear(fixed=4.0, each=0.5)
+    queues = Queues(LEAVES)
+    queues.add(0, Entry(NOW + 90, 0, widest=1))
+    queues.add(0, Entry(NOW + 99, 1))
+    decision = Anytime(TABLE)(situation(queues, segments=WIDE, costs=costs))
+    assert decision is not None
+    assert (decision.segment, len(decision.entries)) == (Segment(0), 2)
+    queues = Queues(LEAVES)
+    queues.add(2, Entry(NOW + 90, 0, widest=1))
+    decision = Anytime(TABLE)(situation(queues, segments=WIDE, costs=costs))
+    assert decision is not None
+    assert decision.segment == Segment(2)
+
+
+@pytest.mark.parametrize(("size", "width"), [(None, 4), (2, 2), (1, 1)])
+def test_patient_newcomers_are_not_taken_deeper_than_those_who_wait_for_a_refinement(
+    size: int | None, width: int
+) -> None:
+    queues = filled((0, 1e6), *() if size is None else [(size, 1e6)])
+    decision = Anytime(TABLE)(situation(queues, segments=WIDE, costs=Linear(fixed=4.0, each=0.5)))
+    assert decision is not None
+    assert decision.segment == Segment(0, width)
+
+
 def test_without_a_deadline_segments_are_as_wide_as_pays() -> None:
     for fixed, width in ((0.0, 1), (4.0, LEAVES)):
         decision = Anytime(TABLE)(situation(filled((0, inf)), segments=WIDE, costs=Linear(fixed=fixed)))
