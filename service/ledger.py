@@ -18,7 +18,7 @@ from model_core.tree import Segment
 from service.errors import ServiceError
 from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Rows, rows_of
-from service.scheduler import Decision, Entry, Queues
+from service.scheduler import ARRIVALS, Decision, Entry, Queues
 from service.slots import SlotPool
 
 __all__ = ["Batch", "Ledger", "Listener", "Request", "tell"]
@@ -79,10 +79,8 @@ class Batch:
     """The confidence with which its requests stop that name none; see `Decision`."""
 
 
-ARRIVALS = 64
-"""Over how many requests the rate of arrivals is taken."""
 MOMENT = 1e-6
-"""Seconds in which they come at least."""
+"""Seconds in which so many requests come at least."""
 
 
 class Ledger:

@@ -16,6 +16,7 @@ from model_core.tree import Segment
 from service.request import Priority
 
 __all__ = [
+    "ARRIVALS",
     "Costs",
     "Decision",
     "Entry",
@@ -28,6 +29,10 @@ __all__ = [
     "largest_batch",
     "seconds_until",
 ]
+
+
+ARRIVALS = 64
+"""Over how many requests the rate of arrivals is taken."""
 
 
 class Entry(NamedTuple):
@@ -130,7 +135,7 @@ class Situation:
     admitted: int
     """How many requests the engine has admitted so far."""
     arrival_rate: float
-    """Requests per second that have come lately."""
+    """Requests per second, over the last `ARRIVALS`; 0 until there are so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0 done, 2 for input that cannot be used, 128 + n after signal n."""
     words = sys.argv[1:] if arguments is None else arguments
     parsed = _parser().parse_args(words)
-    parsed.words = shlex.join(["hne-train", *words])
+    parsed.words = _recorded(words)
     command = parsed.command
     try:
         code: int = command(parsed)
@@ -40,6 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainingError, ModelError) as error:
         print(f"hne-train: {error}", file=sys.stderr)
         return 2
+
+
+def _recorded(words: Sequence[str]) -> str:
+    """The command as records tell it: of a path from the root only the last name, for where it lies is nobody else's
+    business."""
+    return shlex.join(["hne-train", *(Path(word).name if Path(word).is_absolute() else word for word in words)])
 
 
 def _train(parsed: argparse.Namespace) -> int:

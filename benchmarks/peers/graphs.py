@@ -14,9 +14,9 @@ import onnx
 from model_core.package import Package
 from model_core.tree import Segment
 from service.runners import Array
-from service.runners.devices import Device, open_session
+from service.runners.devices import Device, open_session, session_options
 from service.runners.joined import extended, joined
-from service.runners.onnx import OnnxRunner, session_options
+from service.runners.onnx import OnnxRunner
 
 __all__ = ["composed", "prefix_logits", "write_graph"]
 

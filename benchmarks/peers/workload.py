@@ -14,8 +14,7 @@ import numpy as np
 from model_core.package import Package
 from service.images import Decoder
 from service.runners import Array
-from service.runners.devices import Device, open_session
-from service.runners.onnx import session_options
+from service.runners.devices import Device, open_session, session_options
 
 __all__ = ["Classifier", "Workload"]
 

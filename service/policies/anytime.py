@@ -13,7 +13,7 @@ from operator import itemgetter
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment
 from service.policies.whole import WORTHWHILE
-from service.scheduler import Costs, Decision, Entry, Situation, batch_sizes, largest_batch
+from service.scheduler import ARRIVALS, Costs, Decision, Entry, Situation, batch_sizes, largest_batch
 
 __all__ = ["Anytime", "step_gains"]
 
@@ -208,13 +208,14 @@ def _final_if_crowded(situation: Situation, decision: Decision) -> Decision:
     Who will not be refined has an answer that is as good now as at its deadline, and leaves its slot to others. First
     leaves come before refinements, so with W that wait behind this batch of d seconds, requests that arrive at a rate
     of lambda, and c seconds for a first leaf, the machine is free (W + lambda d) c / (1 - lambda c) seconds after the
-    batch, and never where lambda c >= 1: a busy period of a queue, taken as a fluid.
+    batch: a busy period of a queue, taken as a fluid. No more are thought to come than the rate was taken over, since
+    a gust need not last.
     """
     entries, costs, rate = decision.entries, situation.costs, situation.arrival_rate
     seconds, each = costs.expected(decision.segment, len(entries)), costs.cheapest(Segment(0))
-    behind = situation.queues.waiting - len(entries) + rate * seconds
-    spare = 1 - rate * each
-    free_at = situation.now + seconds + behind * each / spare if spare > 0 else inf
+    left, spare = situation.queues.waiting - len(entries), 1 - rate * each
+    lasting = (left + rate * seconds) * each / spare if spare > 0 else inf
+    free_at = situation.now + seconds + min(lasting, (left + ARRIVALS) * each)
     last = max(entry.deadline for entry in entries)
     return replace(decision, target=decision.segment.stop) if free_at > last else decision
 

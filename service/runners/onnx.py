@@ -14,10 +14,10 @@ from model_core.tree import Segment
 from service.errors import RunnerError
 from service.runners.activations import IMAGE, Activations, kept_shapes
 from service.runners.base import Array, Rows, batch_of
-from service.runners.devices import FATAL_ONLY, Device, first_line, open_session, prepare
+from service.runners.devices import Device, first_line, open_session, prepare, session_options
 from service.runners.joined import segment_graph
 
-__all__ = ["OnnxRunner", "session_options"]
+__all__ = ["OnnxRunner"]
 
 
 KEPT_BINDINGS = 64
@@ -204,21 +204,3 @@ class OnnxRunner:
 def _bind_input(bound: ort.IOBinding, x: Array) -> None:
     """Let a session read an array, which has to live until it has."""
     bound.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
-
-
-def session_options(threads: int) -> ort.SessionOptions:
-    """How a session on the CPU computes: benchmarks give it to other servers too."""
-    # Measured on two shared cores with the 16 steps of hne_small, milliseconds per image and full ensemble at batch
-    # 8 and 32: pools that spin 83 and 45 (16 pools starve each other), one pool for all sessions 11.6 and 11.2 (that
-    # one always spins), pools that sleep 2.7 and 2.5, a single thread 5.1 and 5.2. At batch 1 the two best are alike.
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Only one session runs at a time: with one arena for all of them, 54 MB instead of 113 MB after a batch of 32.
-    arena = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(arena, None)
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    options.log_severity_level = FATAL_ONLY  # every fault is raised as well
-    return options

@@ -15,8 +15,7 @@ import onnxruntime as ort
 from model_core.package import Package
 from service.errors import RunnerError
 from service.runners.base import Array
-from service.runners.devices import Device, first_line, open_session
-from service.runners.onnx import session_options
+from service.runners.devices import Device, first_line, open_session, session_options
 
 __all__ = ["first_batch_for", "worthwhile_from"]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from service.ledger import ARRIVALS, Ledger
+from service.ledger import Ledger
 from service.request import Budget
-from service.scheduler import Entry
+from service.scheduler import ARRIVALS, Entry
 from service.slots import SlotPool
 
 

@@ -270,6 +270,8 @@ def test_those_who_come_meanwhile_count_as_waiting() -> None:
         (9, 0.5, None),  # 3 s for these four, in which 1.5 come, and others behind them: 1.5 * 0.75 / (1 - 0.375) = 1.8
         (9, 1.0, 1),  # 3 * 0.75 / (1 - 0.75) = 9
         (9, 2.0, 1),  # more than can be served
+        (9, 1e3, 1),
+        (1e9, 1e3, None),  # as many as in a moment do not come until then
         (inf, 2.0, None),
     ):
         busy = situation(filled(*[(0, slack)] * 4), free_slots=9, steps_run=1, arrival_rate=rate)

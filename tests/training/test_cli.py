@@ -37,6 +37,7 @@ def test_train_evaluate_export(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert figures["evaluated_on"].startswith("24 test images of images")
     assert figures["settings"]["epochs"] == 3
     assert "data" not in figures["settings"]
+    assert figures["command"] == "hne-train evaluate --run run", "not where the folder lies"
     assert (run / "evaluation.svg").is_file()
     assert (run / "evaluation.png").is_file()
 
