@@ -25,6 +25,9 @@ __all__ = ["Batch", "Ledger", "Listener", "Request", "tell"]
 
 logger = logging.getLogger(__name__)
 
+MOMENT = 1e-6
+"""Seconds at least in which the last `ARRIVALS` requests came, so that there is a rate."""
+
 Listener = Callable[[Sequence[tuple[Ticket, Update]]], None]
 """Hears all updates of a step for the requests it was given with, at once. Called under the engine's lock: it must not
 block. An asyncio listener hands them to its loop; see `service.delivery`."""
@@ -77,10 +80,6 @@ class Batch:
     started_at: float
     enough: float | None
     """The confidence with which its requests stop that name none; see `Decision`."""
-
-
-MOMENT = 1e-6
-"""Seconds in which so many requests come at least."""
 
 
 class Ledger:

@@ -30,16 +30,17 @@ def segment_graph(package: Package, segment: Segment) -> bytes:
     try:
         graph, leaves, made = joined(package, segment)
         last = {node.block: name for node, name in made.items() if node is not None}
-        names = [*leaves, *(last[block] for block in keeps)]
+        scores, shapes = f"batch,{classes}", {block: _shape(graph, last[block]) for block in keeps}
         rows = "\n".join(f"row_{name} = Unsqueeze(in_{name}, axes)" for name in leaves)
         kept = "\n".join(f"block_{block} = Identity(in_{last[block]})" for block in keeps)
+        taken = [f"float[{scores}] in_{name}" for name in leaves]
+        taken += [f"float[{shapes[block]}] in_{last[block]}" for block in keeps]
+        given = [f"float[{segment.width},{scores}] logits"]
+        given += [f"float[{shapes[block]}] block_{block}" for block in keeps]
         whole = extended(
             graph,
-            names,
-            f"""({", ".join(f"float[batch,{classes}] in_{name}" for name in leaves)}
-                 {"".join(f", float[{_shape(graph, last[block])}] in_{last[block]}" for block in keeps)})
-                => (float[{segment.width},batch,{classes}] logits
-                    {"".join(f", float[{_shape(graph, last[block])}] block_{block}" for block in keeps)}) {{
+            [*leaves, *(last[block] for block in keeps)],
+            f"""({", ".join(taken)}) => ({", ".join(given)}) {{
                 axes = Constant <value_ints = [0]> ()
                 {rows}
                 logits = Concat <axis = 0> ({", ".join(f"row_{name}" for name in leaves)})
