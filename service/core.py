@@ -23,7 +23,7 @@ from service.probes import Probes
 from service.profile import Profile
 from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Runner
-from service.scheduler import Policy, Situation, by_start, expired, seconds_until
+from service.scheduler import Policy, by_start, expired, seconds_until
 from service.slots import SlotPool
 from service.state import EngineSettings, EngineState
 from service.timings import timings_of
@@ -84,7 +84,7 @@ class Core:
             max_batch=self._max_batch,
         )
         self.probes = Probes(runner, self._tree, self._input_shape, clock)
-        self.ledger = Ledger(self._flops, self._pool)
+        self.ledger = Ledger(self._flops, self._pool, self._profile)
         self._steps_run = 0
         self._free_at = 0.0
         """When the batch that runs is expected to be through."""
@@ -133,16 +133,8 @@ class Core:
     def schedule(self) -> Batch | None:
         """The next batch to compute, by the policy; None if nothing is worth running."""
         now = self.clock()
-        situation = Situation(
-            queues=self.ledger.queues,
-            segments=self._segments,
-            costs=self._profile,
-            now=now,
-            max_batch=self._max_batch,
-            free_slots=self._pool.available,
-            steps_run=self._steps_run,
-            admitted=self.ledger.admitted,
-            arrival_rate=self.ledger.arrival_rate(now),
+        situation = self.ledger.situation(
+            now, segments=self._segments, max_batch=self._max_batch, steps_run=self._steps_run
         )
         decision = self._policy(situation)
         if decision is None:

@@ -18,8 +18,9 @@ from model_core.tree import Segment
 from service.errors import ServiceError
 from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Rows, rows_of
-from service.scheduler import ARRIVALS, Decision, Entry, Queues
+from service.scheduler import ARRIVALS, URGENT, Costs, Decision, Entry, Queues, Situation
 from service.slots import SlotPool
+from service.window import Window
 
 __all__ = ["Batch", "Ledger", "Listener", "Request", "tell"]
 
@@ -85,13 +86,15 @@ class Batch:
 class Ledger:
     """The requests of one engine."""
 
-    def __init__(self, flops: Sequence[int], pool: SlotPool) -> None:
+    def __init__(self, flops: Sequence[int], pool: SlotPool, costs: Costs) -> None:
         self.queues = Queues(len(flops) - 1)
         self._flops = flops
         self._pool = pool
+        self._costs = costs
         self._requests: dict[int, Request] = {}
         self._admitted = 0
         self._arrivals: deque[float] = deque(maxlen=ARRIVALS)
+        self._slacks = Window(ARRIVALS, URGENT, empty=inf)
         self.computing = False
         """Whether a batch has begun and is not released yet."""
 
@@ -103,11 +106,23 @@ class Ledger:
         """How many requests it has taken up so far."""
         return self._admitted
 
-    def arrival_rate(self, now: float) -> float:
-        """Requests per second, over the last `ARRIVALS`; 0 until there are so many."""
-        if len(self._arrivals) < ARRIVALS:
-            return 0.0
-        return ARRIVALS / max(now - self._arrivals[0], MOMENT)
+    def situation(
+        self, now: float, *, segments: Sequence[Sequence[Segment]], max_batch: int, steps_run: int
+    ) -> Situation:
+        """What a policy decides from; `segments`, `max_batch` and `steps_run` as there."""
+        rate = ARRIVALS / max(now - self._arrivals[0], MOMENT) if len(self._arrivals) == ARRIVALS else 0.0
+        return Situation(
+            queues=self.queues,
+            segments=segments,
+            costs=self._costs,
+            now=now,
+            max_batch=max_batch,
+            free_slots=self._pool.available,
+            steps_run=steps_run,
+            admitted=self._admitted,
+            arrival_rate=rate,
+            arrival_slack=self._slacks.value,
+        )
 
     def admit(self, image: Array, budget: Budget, listener: Listener, now: float) -> Request:
         """Take a request up; it waits for its first step.
@@ -120,6 +135,8 @@ class Ledger:
         ticket = Ticket(self._admitted)
         self._admitted += 1
         self._arrivals.append(now)
+        if deadline - now >= self._costs.expected(Segment(0), 1):
+            self._slacks.add(deadline - now)
         request = Request(
             ticket=ticket,
             entry=Entry(deadline, ticket.number, limit, budget.priority, 1 if budget.step_by_step else sys.maxsize),

@@ -17,6 +17,7 @@ from service.request import Priority
 
 __all__ = [
     "ARRIVALS",
+    "URGENT",
     "Costs",
     "Decision",
     "Entry",
@@ -32,7 +33,9 @@ __all__ = [
 
 
 ARRIVALS = 64
-"""Over how many requests the rate of arrivals is taken."""
+"""Over how many requests it is taken how fast and how urgent they come."""
+URGENT = 0.05
+"""The share of these that may be more urgent than what is counted on."""
 
 
 class Entry(NamedTuple):
@@ -136,6 +139,9 @@ class Situation:
     """How many requests the engine has admitted so far."""
     arrival_rate: float
     """Requests per second, over the last `ARRIVALS`; 0 until there are so many."""
+    arrival_slack: float
+    """Seconds until their deadlines with which the most urgent of them came, but for a share of `URGENT`, and for those
+    who could have no leaf in time even alone; infinity before there is any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,11 @@ What it bounds: the sum over the offered requests of the expected accuracy of th
 schedule of the machine's segments in batches, even one that knows all arrivals and deadlines beforehand, without
 faults. (It knows the accuracy per ensemble size, not which image is right at which: single draws scatter around it.)
 
-How: a request at ensemble size n has taken part in segments that lead from 0 to n. A segment that serves a request in
-time lies inside its window [arrival, deadline], so it is no longer than that. Charge each of the b
+It is the lower of two, of which one forgets that a batch cannot be interrupted, and the other that a refinement's
+cannot.
+
+**Divisible work.** A request at ensemble size n has taken part in segments that lead from 0 to n. A segment that serves
+a request in time lies inside its window [arrival, deadline], so it is no longer than that. Charge each of the b
 requests of a batch 1/b of its seconds, at the best b among those whose batch is short enough: no request gets to n for
 less than c(n), the cheapest route at these prices. So every schedule is also one of a relaxed problem: one processor,
 divisible work, any preemption, request i gets work x_i in its window, worth g_i(x_i), where g_i is the least concave
@@ -16,6 +19,18 @@ The relaxed problem is solved exactly. The work vectors that one processor can d
 concave worth the greedy is optimal: for each slope that occurs, steepest first, cap every x_i where g_i gets flatter
 than it and find the most work W in total, which earliest-deadline-first does. The bound is the sum over the slopes of
 slope x (W here - W one slope before).
+
+**Whole batches.** Where a machine gains from batches, who waits for a large one loses time that divisible work does not
+lose. Here first leaves come in whole batches, each inside all its windows, and only what follows is divisible: x_i work
+for request i beyond its share of the first batch, worth at most h(x_i), of which no more is left in total than the time
+in which somebody is there, T, less the batches' own. For any price r of a second, the sum of h(x_i) is then at most
+r (T - batches' seconds) + the sum over those served of max_x [h(x) - r x], so that the goodput is at most
+
+    r T + max over schedules of first leaves of the sum over their batches of
+          b max_n [accuracy(n) - r e(n)] - r seconds(b)
+
+with e(n) the least work beyond the first batch that leads to size n. The maximum is found by `best_batches`; the r that
+bounds best is one of h's slopes, or 0.
 """
 
 from __future__ import annotations
@@ -26,6 +41,7 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.simulation.batches import best_batches
 from benchmarks.simulation.load import Load
 from benchmarks.simulation.machine import Machine
 
@@ -38,6 +54,13 @@ ROUNDING = 1e-9
 def best_goodput(machine: Machine, load: Load, accuracy: Sequence[float]) -> float:
     """An upper bound on correct and on time / offered; `accuracy[n]` at ensemble size n = 0..N, `accuracy[0]` = 0."""
     windows = (load.deadlines - load.arrivals) * (1 + ROUNDING)
+    bound = _divisible(machine, load, accuracy, windows)
+    if np.all(np.diff(load.deadlines) >= 0):  # elsewhere whole batches bound worse, and take long
+        bound = min(bound, _whole_batches(machine, load, accuracy, windows))
+    return bound
+
+
+def _divisible(machine: Machine, load: Load, accuracy: Sequence[float], windows: NDArray[np.float64]) -> float:
     alone = np.minimum.accumulate(machine.route_seconds(1)[::-1])[::-1]
     deepest = np.searchsorted(alone, windows, side="right") - 1  # sizes that a request alone can reach in its window
     pieces: dict[int, list[tuple[float, float]]] = {}
@@ -53,6 +76,24 @@ def best_goodput(machine: Machine, load: Load, accuracy: Sequence[float]) -> flo
         total += slope * (work - done)
         done = work
     return total / len(windows)
+
+
+def _whole_batches(machine: Machine, load: Load, accuracy: Sequence[float], windows: NDArray[np.float64]) -> float:
+    loose = Load(arrivals=load.arrivals, deadlines=load.arrivals + windows)
+    first = np.min([taken for segment, taken in machine.seconds.items() if segment.start == 0], axis=0)
+    extra = _extra(machine, first, float(windows.max()))
+    reached = np.flatnonzero(np.isfinite(extra)).tolist()
+    if not reached:
+        return 0.0
+    present = most_work(loose, windows)
+    lowest = float("inf")
+    for rent in (*(slope for _, slope in _hull(extra[1:], accuracy[1:])), 0.0):
+        worth = max(accuracy[size] - rent * float(extra[size]) for size in reached)
+        bound = rent * present + best_batches(loose, first.tolist(), worth=worth, rent=rent)
+        if bound >= lowest:  # it is convex in the rent
+            break
+        lowest = bound
+    return lowest / len(windows)
 
 
 def most_work(load: Load, caps: NDArray[np.float64]) -> float:
@@ -81,6 +122,20 @@ def _prices(machine: Machine, longest: float) -> NDArray[np.float64]:
         shared = [taken / b for b, taken in enumerate(machine.seconds[segment]) if b and taken <= longest]
         cost[segment.stop] = min(cost[segment.stop], cost[segment.start] + min(shared, default=float("inf")))
     return np.asarray(cost)
+
+
+def _extra(machine: Machine, first: NDArray[np.float64], longest: float) -> NDArray[np.float64]:
+    """The least work (seconds) beyond its first batch, which takes at least `first`, that takes a request to size n."""
+    extra = [float("inf")] * (machine.tree.leaves + 1)
+    for segment in sorted(machine.seconds):
+        before = 0.0 if segment.start == 0 else extra[segment.start]
+        shared = [
+            (taken - (first[b] if segment.start == 0 else 0.0)) / b
+            for b, taken in enumerate(machine.seconds[segment])
+            if b and taken <= longest
+        ]
+        extra[segment.stop] = min(extra[segment.stop], before + min(shared, default=float("inf")))
+    return np.asarray(extra)
 
 
 def _hull(prices: NDArray[np.float64], accuracy: Sequence[float]) -> list[tuple[float, float]]:

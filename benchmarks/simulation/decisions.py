@@ -12,7 +12,7 @@ from service.errors import DeadlineMissedError
 from service.ledger import Ledger
 from service.profile import Profile
 from service.request import Budget, Refinement, StopReason, Ticket, Update
-from service.scheduler import Policy, Situation, by_start, expired
+from service.scheduler import Policy, by_start, expired
 from service.slots import SlotPool
 
 __all__ = ["decision_seconds"]
@@ -40,7 +40,7 @@ def decision_seconds(
     who all begin alike, are not timed.
     """
     leaves = len(flops) - 1
-    ledger = Ledger(flops, pool := SlotPool(active, classes=0))
+    ledger = Ledger(flops, SlotPool(active, classes=0), profile)
     by_size = by_start(segments, leaves)
     random = np.random.default_rng(seed)
     everyone = sum(profile.expected(steps[0], max_batch) for steps in by_size) * active / max_batch
@@ -52,19 +52,7 @@ def decision_seconds(
         late = expired(ledger.queues, profile, now)
         for entry in late:
             ledger.end(ledger.of(entry), StopReason.DEADLINE, _MISSED, now)
-        decision = policy(
-            Situation(
-                queues=ledger.queues,
-                segments=by_size,
-                costs=profile,
-                now=now,
-                max_batch=max_batch,
-                free_slots=pool.available,
-                steps_run=steps_run,
-                admitted=ledger.admitted,
-                arrival_rate=ledger.arrival_rate(now),
-            )
-        )
+        decision = policy(ledger.situation(now, segments=by_size, max_batch=max_batch, steps_run=steps_run))
         if ledger.admitted >= 2 * active:
             seconds.append(time.perf_counter() - started)
         assert decision is not None or late, "somebody could get further, but nothing is to run"

@@ -14,7 +14,7 @@ from model_core.tree import Segment
 from service.errors import DeadlineMissedError
 from service.ledger import Ledger, Request
 from service.request import Budget, Refinement, StopReason, Ticket, Update
-from service.scheduler import Policy, Situation, by_start, expired
+from service.scheduler import Policy, by_start, expired
 from service.slots import SlotPool
 from service.state import EngineSettings
 
@@ -56,7 +56,7 @@ def simulate(
     """
     tree, profile = machine.tree, machine.profile()
     pool = SlotPool(limits.max_active, classes=0)
-    ledger = Ledger(flops, pool)
+    ledger = Ledger(flops, pool, profile)
     segments = by_start(machine.seconds, tree.leaves)
     arrivals, deadlines = load.arrivals.tolist(), load.deadlines.tolist()
     sizes = [0] * len(arrivals)
@@ -86,17 +86,7 @@ def simulate(
             arrived += 1
         for entry in expired(ledger.queues, profile, now):
             ledger.end(ledger.of(entry), StopReason.DEADLINE, _MISSED, now)
-        situation = Situation(
-            queues=ledger.queues,
-            segments=segments,
-            costs=profile,
-            now=now,
-            max_batch=machine.max_batch,
-            free_slots=pool.available,
-            steps_run=batches,
-            admitted=ledger.admitted,
-            arrival_rate=ledger.arrival_rate(now),
-        )
+        situation = ledger.situation(now, segments=segments, max_batch=machine.max_batch, steps_run=batches)
         decision = policy(situation) if ledger.queues else None
         if decision is None:
             if arrived == len(arrivals):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -26,6 +26,8 @@ MARGIN = 1.0
 CONFIDENT = 0.9
 """The calibrated top probability of an answer that further leaves hardly change: stopping there, the shipped model is
 as accurate as with all of its 16 networks (84.03 %), with 7.2 on average."""
+BURST = 2.0
+"""How many times as many as their rate tells are thought to come while a batch runs: they come in bursts."""
 PAYS = 1.1
 """How many times a wide first segment's seconds its single steps must take; it cannot be interrupted between them."""
 
@@ -39,14 +41,14 @@ class Anytime:
     2. those of the highest priority who wait for a first leaf, while slots are free. Where all of them together would
        be served no faster than in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the
        largest set that can still get one together, in the widest segment 0..w that costs less than its steps, and
-       whose time, with as much again as a first leaf takes for whoever comes meanwhile, fits the tightest slack kappa
-       times over. If those who wait on, and those who come meanwhile, then take the machine until the last of their
-       deadlines, it is their last step.
+       whose time fits the tightest slack kappa times over. If those who wait on, and those who come meanwhile, then
+       take the machine until the last of their deadlines, it is their last step.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
        kappa times over, fits the tightest slack.
 
-    A segment with a request that wants every size is one leaf wide.
+    Wide segments and refinements leave whoever comes meanwhile the time for a first leaf, as urgent as requests have
+    lately come. A segment with a request that wants every size is one leaf wide.
 
     While others wait for a first leaf, who is sure of the answer stops, unless the request says how sure is enough.
 
@@ -74,7 +76,8 @@ class Anytime:
         started = [size for size in range(len(situation.segments) - 1, 0, -1) if situation.queues[size]]
         if waiting and not situation.free_slots:
             return next((decision for size in started if (decision := _step(situation, size))), None)
-        return self._best_refinement(situation, started)
+        longest = self._longest(situation)
+        return self._best_refinement(situation, started, longest) or self._best_refinement(situation, started)
 
     def _first_leaves(self, situation: Situation) -> Decision | None:
         savable = _step(situation, 0)
@@ -102,38 +105,56 @@ class Anytime:
             )
         slack = (entries[0].deadline - situation.now) / self._kappa(situation)
         costs, batch = situation.costs, len(entries)
+        longest = min(slack, self._longest(situation, situation.queues.waiting - batch))
         steps = list(accumulate(costs.expected(leaves[0], batch) for leaves in situation.segments))
         fitting = [first]
         for segment in wider:
             if segment.width > widest:
                 break
             seconds = costs.expected(segment, batch)
-            if segment.stop <= limit and seconds + steps[0] <= slack and PAYS * seconds <= steps[segment.stop - 1]:
+            if segment.stop <= limit and seconds <= longest and PAYS * seconds <= steps[segment.stop - 1]:
                 fitting.append(segment)
         if slack < inf:
             return fitting[-1]
         return min(fitting, key=lambda segment: costs.expected(segment, batch) / segment.width)
 
-    def _best_refinement(self, situation: Situation, started: Sequence[int]) -> Decision | None:
+    def _best_refinement(self, situation: Situation, started: Sequence[int], longest: float = inf) -> Decision | None:
         best, best_rate = None, -inf
         costs, kappa, max_batch = situation.costs, self._kappa(situation), situation.max_batch
         for size in started:
             queue = situation.queues[size]
-            whole = min(len(queue), max_batch)
             for segment in situation.segments[size]:
+                seconds = partial(costs.expected, segment)
+                whole = _most(seconds, longest, min(len(queue), max_batch))
+                if not whole:
+                    break  # nor do wider ones fit
                 gain = self._worth[segment.stop] - self._worth[size]
-                if whole * gain <= best_rate * costs.expected(segment, whole):
+                if whole * gain <= best_rate * seconds(whole):
                     continue  # nor would a smaller batch gain more per second
                 if segment.width == 1:
-                    entries = largest_batch(queue, partial(costs.expected, segment), situation.now, max_batch)
+                    entries = largest_batch(queue, seconds, situation.now, whole)
                 else:
-                    fitting = largest_batch(queue, partial(_times, kappa, costs, segment), situation.now, max_batch)
+                    fitting = largest_batch(queue, partial(_times, kappa, costs, segment), situation.now, whole)
                     entries = [
                         entry for entry in fitting if entry.limit >= segment.stop and entry.widest >= segment.width
                     ]
-                if entries and (rate := len(entries) * gain / costs.expected(segment, len(entries))) > best_rate:
+                if entries and (rate := len(entries) * gain / seconds(len(entries))) > best_rate:
                     best, best_rate = Decision(segment=segment, entries=entries), rate
         return best
+
+    def _longest(self, situation: Situation, left: int = 0) -> float:
+        """How many seconds a batch may be expected to take, if who comes meanwhile shall get a first leaf in time.
+
+        Who comes as a batch of d seconds begins may wait kappa d, and then shares a batch with the `left` that wait
+        already and the n = `BURST` lambda d that have come since. With c(n) seconds for the first leaf of n, taken as
+        linear, kappa d + c(1 + left + n) has to fit the slack with which requests come. More than the largest batch
+        they are not.
+        """
+        costs, kappa, most = situation.costs, self._kappa(situation), situation.max_batch
+        alone, full = costs.expected(Segment(0), 1), costs.expected(Segment(0), most)
+        each = (full - alone) / max(most - 1, 1)
+        lasting = (situation.arrival_slack - alone - left * each) / (kappa + BURST * situation.arrival_rate * each)
+        return max(lasting, (situation.arrival_slack - full) / kappa)
 
     def _kappa(self, situation: Situation) -> float:
         return self._margin * situation.costs.straggle
@@ -148,7 +169,9 @@ class Anytime:
         if not able:
             return None
         eldest, size, queue = min(able, key=lambda candidate: _admission(candidate[0]))
-        return _step(situation, size, queue=queue, member=eldest)
+        seconds, most = partial(situation.costs.expected, Segment(size)), min(len(queue), situation.max_batch)
+        limit = max(_most(seconds, self._longest(situation), most), 1)
+        return _step(situation, size, queue=queue, member=eldest, limit=limit)
 
 
 def _patient_from(situation: Situation) -> float:
@@ -227,6 +250,13 @@ def _worthwhile_batch(situation: Situation, most: int) -> int:
         if (rate := batch / situation.costs.expected(Segment(0), batch)) > WORTHWHILE * best_rate:
             chosen, best_rate = batch, rate
     return chosen
+
+
+def _most(seconds: Callable[[int], float], longest: float, most: int) -> int:
+    """The largest batch of 0..most that is through in time; `seconds` grows with the batch."""
+    if not most or seconds(most) <= longest:
+        return most
+    return bisect_right(range(1, most), longest, key=seconds)
 
 
 def _times(kappa: float, costs: Costs, segment: Segment, batch: int) -> float:

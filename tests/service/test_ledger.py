@@ -1,5 +1,7 @@
 """The engine's books, on instants of the test's own."""
 
+from math import inf
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,11 @@ from service.ledger import Ledger
 from service.request import Budget
 from service.scheduler import ARRIVALS, Entry
 from service.slots import SlotPool
+from tests.service.situations import STEPS, Linear
+
+
+def ledger_of() -> Ledger:
+    return Ledger((0, 10, 20), SlotPool(4, 3), Linear())
 
 
 @pytest.mark.parametrize(
@@ -19,26 +26,47 @@ from service.slots import SlotPool
     ],
 )
 def test_who_may_stop_after_any_leaf_takes_them_one_by_one(budget: Budget, widest: int | None) -> None:
-    ledger = Ledger((0, 10, 20), SlotPool(4, 3))
+    ledger = ledger_of()
     request = ledger.admit(np.zeros((3, 2, 2), np.float32), budget, lambda _: None, 0.0)
     assert request.entry.widest == (widest or Entry(0.0, 0).widest)
 
 
+def arrivals(ledger: Ledger, now: float) -> tuple[float, float]:
+    """Their rate and slack."""
+    situation = ledger.situation(now, segments=STEPS, max_batch=4, steps_run=0)
+    return situation.arrival_rate, situation.arrival_slack
+
+
+def arrive(ledger: Ledger, count: int, *, start: float, gap: float = 0.0, slack: float = 1e9) -> float:
+    """When the next one would come."""
+    for number in range(count):
+        now = start + number * gap
+        ledger.admit(np.zeros((3, 2, 2), np.float32), Budget(deadline=now + slack), lambda _: None, now)
+    return start + count * gap
+
+
 def test_the_rate_of_arrivals_follows_the_last_of_them() -> None:
-    ledger = Ledger((0, 10, 20), SlotPool(4, 3))
-    image, budget = np.zeros((3, 2, 2), np.float32), Budget(deadline=1e9)
+    ledger = ledger_of()
+    now = arrive(ledger, ARRIVALS - 1, start=100.0, gap=0.5)
+    assert arrivals(ledger, now)[0] == 0.0, "too few to tell"
+    now = arrive(ledger, 1, start=now, gap=0.5)
+    assert arrivals(ledger, now)[0] == pytest.approx(2.0)
+    now = arrive(ledger, ARRIVALS, start=now, gap=0.1)
+    assert arrivals(ledger, now)[0] == pytest.approx(10.0)
+    assert arrivals(ledger, now + ARRIVALS * 0.1)[0] == pytest.approx(5.0), "silence counts"
+    arrive(ledger, ARRIVALS, start=now)
+    assert arrivals(ledger, now)[0] > 1e6, "all at once"
 
-    def arrive(count: int, *, start: float, gap: float) -> float:
-        for number in range(count):
-            ledger.admit(image, budget, lambda _: None, start + number * gap)
-        return start + count * gap
 
-    now = arrive(ARRIVALS - 1, start=100.0, gap=0.5)
-    assert ledger.arrival_rate(now) == 0.0, "too few to tell"
-    now = arrive(1, start=now, gap=0.5)
-    assert ledger.arrival_rate(now) == pytest.approx(2.0)
-    now = arrive(ARRIVALS, start=now, gap=0.1)
-    assert ledger.arrival_rate(now) == pytest.approx(10.0)
-    assert ledger.arrival_rate(now + ARRIVALS * 0.1) == pytest.approx(5.0), "silence counts"
-    arrive(ARRIVALS, start=now, gap=0.0)
-    assert ledger.arrival_rate(now) > 1e6, "all at once"
+def test_the_slack_of_arrivals_is_that_of_the_most_urgent_whom_anything_can_help() -> None:
+    ledger = ledger_of()
+    assert arrivals(ledger, 100.0)[1] == inf
+    for slack, count, urgent in (
+        (9.0, 1, 9.0),  # from the first on
+        (50.0, ARRIVALS - 1, 50.0),  # one in so many does not count
+        (9.0, ARRIVALS // 10, 9.0),
+        (1.4, ARRIVALS, 9.0),  # a first leaf takes 1.5 s
+        (30.0, ARRIVALS, 30.0),
+    ):
+        arrive(ledger, count, start=100.0, slack=slack)
+        assert arrivals(ledger, 100.0)[1] == pytest.approx(urgent)

@@ -11,7 +11,7 @@ from model_core.tree import Segment
 from service.errors import SettingsError
 from service.policies import Anytime, FixedSize, MostAccurate, Replan, SlackFit, parse_policy
 from service.scheduler import Entry, Policy, Queues
-from tests.service.test_scheduler import LEAVES, NOW, STEPS, TABLE, WIDE, Linear, filled, situation
+from tests.service.situations import LEAVES, NOW, STEPS, TABLE, WIDE, Linear, filled, situation
 
 BATCHING = Linear(fixed=1.0, each=0.5)
 """Seconds from size 0: 1 + batch x leaves / 2."""

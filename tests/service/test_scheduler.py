@@ -1,70 +1,11 @@
-from collections.abc import Sequence
-from math import inf
+"""The queues and the batches that can be taken from them."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.package import EnsembleFigures
-from model_core.tree import Segment, Tree
-from service.policies import Anytime
-from service.policies.anytime import CONFIDENT, FAIR_SHARE, MARGIN, step_gains
-from service.scheduler import Entry, Queues, Situation, by_start, expired, largest_batch, seconds_until
-
-TREE = Tree((1, 2, 2))
-LEAVES = TREE.leaves
-NOW = 50.0
-STEPS = by_start((Segment(leaf) for leaf in range(LEAVES)), LEAVES)
-WIDE = by_start(TREE.segments(), LEAVES)
-
-
-class Linear:
-    """A machine with a fixed cost and a cost per image and leaf; step n takes 1 / (n + 1) of step 0."""
-
-    def __init__(self, fixed: float = 1.0, each: float = 0.5, straggle: float = 1.0) -> None:
-        self.fixed, self.each, self.straggle = fixed, each, straggle
-
-    def expected(self, segment: Segment, batch: int) -> float:
-        return (self.fixed + self.each * batch * segment.width) / (segment.start + 1)
-
-    def cheapest(self, segment: Segment) -> float:
-        return self.expected(segment, 4) / 4
-
-
-def figures(accuracy: list[float], flops: list[int] | None = None) -> list[EnsembleFigures]:
-    costs = flops or [10 * (index + 1) for index in range(len(accuracy))]
-    return [
-        EnsembleFigures(ensemble_size=index + 1, flops=cost, accuracy=value, nll=1, ece=0, temperature=1)
-        for index, (value, cost) in enumerate(zip(accuracy, costs, strict=True))
-    ]
-
-
-TABLE = figures([0.6, 0.7, 0.75, 0.76])
-
-
-def filled(*sizes_and_slacks: tuple[int, float]) -> Queues:
-    queues = Queues(LEAVES)
-    for number, (size, slack) in enumerate(sizes_and_slacks):
-        queues.add(size, Entry(NOW + slack, number))
-    return queues
-
-
-def situation(queues: Queues, **changes: object) -> Situation:
-    usual = {
-        "segments": STEPS,
-        "costs": Linear(),
-        "now": NOW,
-        "max_batch": 4,
-        "free_slots": 3,
-        "steps_run": 1,
-        "admitted": 0,
-        "arrival_rate": 0.0,
-    }
-    return Situation(queues=queues, **{**usual, **changes})  # type: ignore[arg-type]
-
-
-waiting_lists = st.lists(st.tuples(st.integers(0, LEAVES - 1), st.sampled_from([0.2, 1, 2, 3, 5, 9, inf])), max_size=14)
-machines = st.builds(Linear, st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([0.1, 0.5, 1.0]))
+from model_core.tree import Segment
+from service.scheduler import Entry, expired, largest_batch, seconds_until
+from tests.service.situations import NOW, Linear, filled, machines, waiting_lists
 
 
 @given(waiting_lists, machines, st.integers(1, 6))
@@ -77,146 +18,6 @@ def test_a_batch_makes_all_its_deadlines_and_none_larger_could(
     assert all(entry.deadline >= NOW + costs.expected(segment, len(batch)) for entry in batch)
     for size in range(len(batch) + 1, limit + 1):
         assert sum(entry.deadline >= NOW + costs.expected(segment, size) for entry in queue) < size
-
-
-@given(waiting_lists, machines)
-def test_only_who_cannot_take_the_next_step_alone_is_expired(requests: list[tuple[int, float]], costs: Linear) -> None:
-    queues = filled(*requests)
-    late = expired(queues, costs, NOW)
-    for number, (size, slack) in enumerate(requests):
-        assert (Entry(NOW + slack, number) in late) == (slack < costs.expected(Segment(size), 1))
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, LEAVES - 1), st.sampled_from([0.2, 1, 2, 3, 5, 9, inf])), max_size=14),
-    st.lists(st.integers(1, LEAVES), min_size=14, max_size=14),
-    machines,
-    st.sampled_from([STEPS, WIDE]),
-    st.integers(1, 5),
-    st.integers(0, 3),
-    st.integers(0, 2 * FAIR_SHARE),
-)
-def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
-    requests: list[tuple[int, float]],
-    limits: list[int],
-    costs: Linear,
-    segments: Sequence[Sequence[Segment]],
-    max_batch: int,
-    free_slots: int,
-    steps_run: int,
-) -> None:
-    queues = Queues(LEAVES)
-    for number, ((size, slack), limit) in enumerate(zip(requests, limits, strict=False)):
-        queues.add(size, Entry(NOW + slack, number, max(limit, size + 1)))
-    for entry in expired(queues, costs, NOW):
-        queues.remove(next(size for size in range(LEAVES) if entry in queues[size]), entry)
-    decision = Anytime(TABLE)(
-        situation(
-            queues, segments=segments, costs=costs, max_batch=max_batch, free_slots=free_slots, steps_run=steps_run
-        )
-    )
-    if decision is None:
-        assert all(not queues[size] for size in range(1, LEAVES))
-        assert not (queues[0] and free_slots)
-        return
-    segment, batch = decision.segment, len(decision.entries)
-    assert 1 <= batch <= (max_batch if segment.start else min(max_batch, free_slots))
-    assert len(set(decision.entries)) == batch
-    assert set(decision.entries) <= set(queues[segment.start])
-    assert segment in segments[segment.start]
-    assert all(entry.limit >= segment.stop for entry in decision.entries)
-    assert all(entry.deadline >= NOW + costs.expected(segment, batch) for entry in decision.entries)
-
-
-def widest(slack: float, **machine: float) -> int:
-    """How many leaves two requests, the more urgent with this slack, get at once."""
-    costs = Linear(**({"fixed": 4.0, "each": 0.25} | machine))
-    decision = Anytime(TABLE)(situation(filled((0, slack), (0, 50), (1, 50)), segments=WIDE, costs=costs))
-    assert decision is not None
-    assert decision.segment.start == 0
-    assert len(decision.entries) == 2
-    return decision.segment.width
-
-
-def test_first_answers_are_as_deep_as_leaves_time_for_another_first_leaf() -> None:
-    assert [widest(MARGIN * (4.5 + 4 + leaves / 2)) for leaves in (1, 2, 4)] == [1, 2, 4]
-    assert [widest(MARGIN * (4.5 + 4 + leaves / 2) - 0.1) for leaves in (2, 4)] == [1, 2]
-
-
-def test_first_answers_are_no_deeper_than_one_leaf_where_width_saves_nothing() -> None:
-    assert widest(40, fixed=0.1, each=0.5) == 1
-
-
-def test_where_steps_straggle_less_is_run_at_a_time() -> None:
-    assert [widest(MARGIN * (4.5 + 4 + 2), straggle=straggle) for straggle in (1.0, 1.1, 4.0)] == [4, 2, 1]
-
-
-def test_who_is_looked_at_after_every_leaf_is_in_no_wide_segment() -> None:
-    costs = Linear(fixed=4.0, each=0.5)
-    queues = Queues(LEAVES)
-    queues.add(0, Entry(NOW + 90, 0, widest=1))
-    queues.add(0, Entry(NOW + 99, 1))
-    decision = Anytime(TABLE)(situation(queues, segments=WIDE, costs=costs))
-    assert decision is not None
-    assert (decision.segment, len(decision.entries)) == (Segment(0), 2)
-    queues = Queues(LEAVES)
-    queues.add(2, Entry(NOW + 90, 0, widest=1))
-    decision = Anytime(TABLE)(situation(queues, segments=WIDE, costs=costs))
-    assert decision is not None
-    assert decision.segment == Segment(2)
-
-
-@pytest.mark.parametrize(("size", "width"), [(None, 4), (2, 2), (1, 1)])
-def test_patient_newcomers_are_not_taken_deeper_than_those_who_wait_for_a_refinement(
-    size: int | None, width: int
-) -> None:
-    queues = filled((0, 1e6), *() if size is None else [(size, 1e6)])
-    decision = Anytime(TABLE)(situation(queues, segments=WIDE, costs=Linear(fixed=4.0, each=0.5)))
-    assert decision is not None
-    assert decision.segment == Segment(0, width)
-
-
-def test_without_a_deadline_segments_are_as_wide_as_pays() -> None:
-    for fixed, width in ((0.0, 1), (4.0, LEAVES)):
-        decision = Anytime(TABLE)(situation(filled((0, inf)), segments=WIDE, costs=Linear(fixed=fixed)))
-        assert decision is not None
-        assert decision.segment == Segment(0, width)
-
-
-@pytest.mark.parametrize(("slack", "width"), [(2.1, 2), (1.9, 1), (inf, 2)])
-def test_refinements_are_wide_where_a_leaf_is_cheaper_so_and_the_slack_allows_it(slack: float, width: int) -> None:
-    costs = Linear(fixed=5.0, each=0.5)  # two leaves from size 2 on take 2 for one request, one takes 1.83
-    decision = Anytime(TABLE)(situation(filled((2, slack)), segments=WIDE, costs=costs))
-    assert decision is not None
-    assert decision.segment == Segment(2, width)
-
-
-def test_first_answers_come_first() -> None:
-    decision = Anytime(TABLE)(situation(filled((1, 50), (1, 50), (2, 50), (0, 50))))
-    assert decision is not None
-    assert decision.segment == Segment(0)
-
-
-def test_first_leaves_share_the_largest_batch_that_serves_more_even_if_a_straggler_would_be_late() -> None:
-    costs = Linear(fixed=1.0, each=0.5, straggle=4.0)
-    slack = 1.1 * costs.straggle * costs.expected(Segment(0), 1)
-    queues = filled(*((0, slack) for _ in range(4)))
-    decision = Anytime(TABLE)(situation(queues, costs=costs, max_batch=8, free_slots=8))
-    assert decision is not None
-    assert (decision.segment, len(decision.entries)) == (Segment(0), 4)
-
-
-def test_then_the_step_that_gains_most_per_second() -> None:
-    queues = filled((1, 50), (2, 50), (3, 50))
-    decision = Anytime(figures([0.6, 0.61, 0.70, 0.71]))(situation(queues, costs=Linear()))
-    assert decision is not None
-    assert decision.segment == Segment(2), "the third leaf gains most, and it costs less than the second"
-
-
-def test_full_slots_are_freed_by_finishing_the_deepest() -> None:
-    decision = Anytime(TABLE)(situation(filled((0, 50), (1, 50), (1, 50), (3, 50)), free_slots=0))
-    assert decision is not None
-    assert decision.segment == Segment(3)
 
 
 @given(waiting_lists, machines, st.integers(1, 6), st.data())
@@ -233,73 +34,12 @@ def test_a_batch_with_a_given_member_makes_all_its_deadlines_too(
     assert all(entry.deadline >= NOW + costs.expected(segment, len(batch)) for entry in batch)
 
 
-@pytest.mark.parametrize("deadline", [inf, NOW + 30_000], ids=["none", "far"])
-def test_a_patient_request_finishes_under_endless_load(deadline: float) -> None:
-    policy, queues, costs = Anytime(TABLE), Queues(LEAVES), Linear()
-    patient = Entry(deadline, 0)
-    queues.add(0, patient)
-    size = 0
-    for steps_run in range(FAIR_SHARE * (LEAVES + 1)):
-        for number in range(4):  # a full batch of urgent requests arrives with every step
-            queues.add(0, Entry(NOW + 6, 1 + number + 4 * steps_run))
-        decision = policy(situation(queues, costs=costs, free_slots=4, steps_run=steps_run))
-        assert decision is not None
-        for entry in decision.entries:
-            queues.remove(decision.segment.start, entry)
-        if patient in decision.entries:
-            size = decision.segment.stop
-            if size == LEAVES:
-                break
-            queues.add(size, patient)
-    assert size == LEAVES
-
-
-def test_who_will_not_be_refined_is_answered_with_the_first_leaf() -> None:
-    for slacks, last in (
-        ([5, 5, 5, 5, *[9] * 8], 1),  # 3 s for these four, and 6 for the others
-        ([5, 5, 5, 5, 9], None),
-        ([5, 5, 5, 5], None),
-    ):
-        decision = Anytime(TABLE)(situation(filled(*((0, slack) for slack in slacks)), free_slots=9, steps_run=1))
-        assert decision is not None
-        assert (decision.segment, len(decision.entries), decision.target) == (Segment(0), 4, last)
-
-
-def test_those_who_come_meanwhile_count_as_waiting() -> None:
-    for slack, rate, last in (
-        (9, 0.5, None),  # 3 s for these four, in which 1.5 come, and others behind them: 1.5 * 0.75 / (1 - 0.375) = 1.8
-        (9, 1.0, 1),  # 3 * 0.75 / (1 - 0.75) = 9
-        (9, 2.0, 1),  # more than can be served
-        (9, 1e3, 1),
-        (1e9, 1e3, None),  # as many as in a moment do not come until then
-        (inf, 2.0, None),
-    ):
-        busy = situation(filled(*[(0, slack)] * 4), free_slots=9, steps_run=1, arrival_rate=rate)
-        decision = Anytime(TABLE)(busy)
-        assert decision is not None
-        assert (decision.segment, len(decision.entries), decision.target) == (Segment(0), 4, last)
-
-
-def test_the_certain_stop_while_others_wait_for_a_first_leaf() -> None:
-    policy = Anytime(TABLE)
-    busy = policy(situation(filled(*[(0, 50.0)] * 8), free_slots=9, steps_run=1))
-    alone = policy(situation(filled(*[(0, 50.0)] * 3), free_slots=9, steps_run=1))
-    no_slot = policy(situation(filled((0, 50.0), (1, 50.0)), free_slots=0, steps_run=1))
-    assert busy is not None
-    assert alone is not None
-    assert no_slot is not None
-    assert (busy.enough, alone.enough, no_slot.enough) == (CONFIDENT, None, CONFIDENT)
-
-
-def test_a_patient_request_is_refined_however_many_wait() -> None:
-    decision = Anytime(TABLE)(situation(filled((0, inf), *[(0, inf)] * 20), free_slots=9, steps_run=1))
-    assert decision is not None
-    assert decision.target is None
-
-
-def test_what_a_step_is_worth_ignores_noise_in_the_table() -> None:
-    gains = step_gains(figures([0.60, 0.58, 0.68, 0.66], flops=[10, 20, 30, 40]))
-    assert gains == pytest.approx((0.60, 0.04, 0.10, 0.0)), "the dip at 2 does not hide what 3 brings"
+@given(waiting_lists, machines)
+def test_only_who_cannot_take_the_next_step_alone_is_expired(requests: list[tuple[int, float]], costs: Linear) -> None:
+    queues = filled(*requests)
+    late = expired(queues, costs, NOW)
+    for number, (size, slack) in enumerate(requests):
+        assert (Entry(NOW + slack, number) in late) == (slack < costs.expected(Segment(size), 1))
 
 
 def test_the_time_until_all_have_caught_up_counts_full_batches() -> None:
