@@ -17,7 +17,17 @@ from training.errors import RunError, TrainingError
 from training.evaluation import Evaluation
 from training.export import export_package
 from training.progress import LOG_FILE
-from training.run import EVALUATION_FILE, begin, dataset_name, device_of, evaluate_run, open_data, reopen, spec_of
+from training.run import (
+    EVALUATION_FILE,
+    advise,
+    begin,
+    dataset_name,
+    device_of,
+    evaluate_run,
+    open_data,
+    reopen,
+    spec_of,
+)
 from training.run_state import STATE_FILE, RunState
 from training.signals import stop_signals
 from training.studies.command import add_study
@@ -70,6 +80,7 @@ def _train(parsed: argparse.Namespace) -> int:
             max_seconds=None if parsed.max_minutes is None else parsed.max_minutes * 60,
             stop_requested=lambda: bool(received),
         )
+        advise(state.config, device)
         trainer = Trainer(state, data, options, device)
         complete = trainer.train()
     if complete:

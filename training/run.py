@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,21 @@ from training.run_state import STATE_FILE, RunState
 from training.teacher import with_teacher
 from training.trainer import check_data, new_run
 
-__all__ = ["EVALUATION_FILE", "begin", "dataset_name", "device_of", "evaluate_run", "open_data", "reopen", "spec_of"]
+__all__ = [
+    "EVALUATION_FILE",
+    "advise",
+    "begin",
+    "dataset_name",
+    "device_of",
+    "evaluate_run",
+    "open_data",
+    "reopen",
+    "spec_of",
+]
 
 EVALUATION_FILE = "evaluation.json"
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""Any of these, of x86 or ARM, makes bf16 fast on a CPU."""
 
 
 def spec_of(config: TrainConfig) -> ModelSpec:
@@ -70,6 +84,14 @@ def device_of(config: TrainConfig) -> torch.device:
     if device.type == "cpu":
         keep_freed_memory()
     return device
+
+
+def advise(config: TrainConfig, device: torch.device) -> None:
+    """Say on standard error what will make a training needlessly slow on this machine."""
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    if config.precision == "bf16" and device.type == "cpu" and known and not any(map(known.get, BF16_INSTRUCTIONS)):
+        advice = "this CPU has no bf16 instructions: a run with --precision float32 would be about ten times as fast"
+        print(f"hne-train: {advice}", file=sys.stderr)
 
 
 def open_data(config: TrainConfig, spec: ModelSpec, device: torch.device) -> ImageDataset:

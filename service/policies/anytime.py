@@ -97,8 +97,7 @@ class Anytime:
         newcomers would leave them behind.
         """
         first, *wider = situation.segments[0]
-        limit = min(entry.limit for entry in entries)
-        widest = min(entry.widest for entry in entries)
+        limit, widest = min(map(_limit, entries)), min(map(_widest_of, entries))
         if entries[0].deadline > _patient_from(situation):
             widest = next(
                 (size for size in range(1, min(widest, len(situation.segments))) if situation.queues[size]), widest
@@ -179,7 +178,7 @@ def _patient_from(situation: Situation) -> float:
     return situation.now + PATIENT * situation.costs.expected(Segment(0), 1)
 
 
-_admission = itemgetter(Entry._fields.index("number"))
+_admission, _limit, _widest_of = (itemgetter(Entry._fields.index(name)) for name in ("number", "limit", "widest"))
 
 
 def step_gains(table: Sequence[EnsembleFigures]) -> tuple[float, ...]:
@@ -239,7 +238,7 @@ def _final_if_crowded(situation: Situation, decision: Decision) -> Decision:
     left, spare = situation.queues.waiting - len(entries), 1 - rate * each
     lasting = (left + rate * seconds) * each / spare if spare > 0 else inf
     free_at = situation.now + seconds + min(lasting, (left + ARRIVALS) * each)
-    last = max(entry.deadline for entry in entries)
+    last = entries[-1].deadline
     return replace(decision, target=decision.segment.stop) if free_at > last else decision
 
 

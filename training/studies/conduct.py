@@ -17,7 +17,7 @@ from typing import Any
 from training.config import TrainConfig
 from training.data import ImageDataset
 from training.errors import RunError
-from training.run import begin, device_of, evaluate_run, open_data, spec_of
+from training.run import advise, begin, device_of, evaluate_run, open_data, spec_of
 from training.run_state import STATE_FILE, RunState
 from training.studies.plan import PlannedRun, decisive
 from training.studies.record import load_record
@@ -69,6 +69,7 @@ class Conduct:
         else:
             data = self._data(config)
             state = begin(config, data)
+        advise(config, device)
         options = RunOptions(
             out=out,
             save_seconds=self.save_seconds,

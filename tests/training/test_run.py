@@ -1,0 +1,30 @@
+"""What surrounds a run."""
+
+import pytest
+import torch
+
+from training.config import TrainConfig
+from training.run import advise
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "capabilities", "advised"),
+    [
+        ("bf16", "cpu", {"avx2": True, "avx512_bf16": False}, True),
+        ("bf16", "cpu", {"avx2": True, "avx512_bf16": True}, False),
+        ("bf16", "cpu", {"neon": True, "bf16": True}, False),
+        ("float32", "cpu", {"avx2": True}, False),
+        ("bf16", "cuda", {"avx2": True}, False),
+    ],
+)
+def test_a_cpu_without_bf16_is_told_to_the_user(
+    precision: str,
+    device: str,
+    capabilities: dict[str, bool],
+    advised: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    advise(TrainConfig(precision=precision), torch.device(device))  # type: ignore[arg-type]
+    assert ("--precision float32" in capsys.readouterr().err) == advised
