@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.simulation.batches import best_batches
 from benchmarks.simulation.bound import best_goodput, most_work
 from benchmarks.simulation.load import Load
 from benchmarks.simulation.machine import Machine
@@ -72,6 +73,36 @@ def test_the_most_work_is_the_least_cut(requests: list[tuple[int, int]], caps: l
             }  # one processor does at most this for the chosen, and at most the caps of the others
             cuts.append(len(covered) + limits[[i for i in range(len(requests)) if i not in chosen]].sum())
     assert most_work(load, limits) == pytest.approx(min(cuts))
+
+
+@given(windows, seconds, st.sampled_from([0.0, 0.1, 0.4]))
+def test_the_best_batches_are_found(requests: list[tuple[int, int]], taken: list[int], rent: float) -> None:
+    load = load_of(requests)
+    arrivals, deadlines = load.arrivals.tolist(), np.maximum.accumulate(load.deadlines).tolist()
+    times = [0.0, *map(float, taken)]
+
+    @cache
+    def best(now: float, left: tuple[int, ...]) -> float:
+        later = [arrivals[i] for i in left if arrivals[i] > now]
+        most = best(min(later), left) if later else 0.0
+        here = [i for i in left if arrivals[i] <= now]
+        for count in range(1, min(len(here), len(taken)) + 1):
+            end = now + times[count]
+            for batch in combinations([i for i in here if deadlines[i] >= end], count):
+                rest = tuple(i for i in left if i not in batch)
+                most = max(most, count - rent * times[count] + best(end, rest))
+        return most
+
+    found = best(0.0, tuple(range(len(arrivals))))
+    assert best_batches(load, times, worth=1.0, rent=rent) == pytest.approx(found)
+
+
+def test_the_bound_knows_that_a_batch_waits_for_the_last_and_is_not_interrupted() -> None:
+    both = {Segment(0): [0, 4, 4], Segment(1): [0, 9, 9], Segment(0, 2): [0, 9, 9]}
+    machine = Machine(name="tiny", tree=Tree((1, 2)), seconds=both)
+    for apart, served in ((1, 2), (2, 1), (3, 2)):  # together, one only, one after the other
+        load = load_of([(0, 5), (apart, 5)])
+        assert best_goodput(machine, load, (0.0, 0.6, 0.6)) == pytest.approx(0.6 * served / 2)
 
 
 def test_the_bound_is_reached_where_nothing_is_lost() -> None:
