@@ -25,7 +25,7 @@ from benchmarks.load.borrowed import Borrowed
 from benchmarks.load.flags import add_local, local_of
 from benchmarks.load.inprocess import closed_loop
 from benchmarks.load.local import Local
-from benchmarks.simulation.decisions import decision_seconds
+from benchmarks.simulation.decisions import timed_decisions
 from benchmarks.simulation.machine import gpu_like
 from model_core.tree import Segment
 from service.policies import parse_policy
@@ -96,8 +96,8 @@ def throughput(local: Local, policy: str, *, seconds: float, repeats: int) -> di
 def decisions(
     name: str, profile: Profile, segments: Sequence[Segment], local: Local, max_batch: int, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """A row: microseconds of a decision."""
-    seconds = decision_seconds(
+    """A row: microseconds of a decision, and of ending who can get no further then."""
+    timed = timed_decisions(
         profile,
         segments,
         parse_policy(options.policy, local.manifest.table),
@@ -107,8 +107,17 @@ def decisions(
         count=options.decisions,
         seed=options.seed,
     )
+    seconds = [decision.deciding for decision in timed]
     quantiles = {f"p{100 * fraction:g} us": 1e6 * percentile(seconds, fraction) for fraction in (0.5, 0.95, 0.99)}
-    return {"profile": name, "active": ACTIVE, "decisions": len(seconds), "mean us": 1e6 * mean(seconds), **quantiles}
+    return {
+        "profile": name,
+        "active": ACTIVE,
+        "decisions": len(timed),
+        "mean us": 1e6 * mean(seconds),
+        **quantiles,
+        "ended": mean(decision.ended for decision in timed),
+        "ending, mean us": 1e6 * mean(decision.ending for decision in timed),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

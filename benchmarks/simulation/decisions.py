@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,14 +16,25 @@ from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.scheduler import Policy, by_start, expired
 from service.slots import SlotPool
 
-__all__ = ["decision_seconds"]
+__all__ = ["Timed", "timed_decisions"]
 
 SLACKS = (0.3, 3.0)
 """Deadlines are drawn between these, times what it takes to give all active requests every leaf."""
 _NOTHING = np.empty(0, np.float32)
 
 
-def decision_seconds(
+class Timed(NamedTuple):
+    """What stands between two batches."""
+
+    deciding: float
+    """Seconds that it takes to tell who can get no further in time, and what to run."""
+    ended: int
+    """Requests that get no further."""
+    ending: float
+    """Seconds that it takes to end these."""
+
+
+def timed_decisions(
     profile: Profile,
     segments: Sequence[Segment],
     policy: Policy,
@@ -32,29 +44,31 @@ def decision_seconds(
     max_batch: int,
     count: int,
     seed: int,
-) -> list[float]:
-    """Seconds of each of `count` decisions while `active` requests are in the ledger; `flops` are those of sizes 0..N.
+) -> list[Timed]:
+    """Time `count` decisions while `active` requests are in the ledger; `flops` are those of sizes 0..N.
 
-    A decision is all that stands between two batches: who can get no further in time, and what to run. Batches take
-    what the profile expects; who is answered is replaced at once. Decisions until the requests of the start are gone,
-    who all begin alike, are not timed.
+    Batches take what the profile expects; who is answered is replaced at once. Decisions until the requests of the
+    start are gone, who all begin alike, are not timed.
     """
     leaves = len(flops) - 1
     ledger = Ledger(flops, SlotPool(active, classes=0), profile)
     by_size = by_start(segments, leaves)
     random = np.random.default_rng(seed)
     everyone = sum(profile.expected(steps[0], max_batch) for steps in by_size) * active / max_batch
-    now, steps_run, seconds = 0.0, 0, list[float]()
-    while len(seconds) < count:
+    now, steps_run, timed = 0.0, 0, list[Timed]()
+    while len(timed) < count:
         while len(ledger) < active:
             ledger.admit(_NOTHING, Budget(deadline=now + everyone * random.uniform(*SLACKS)), _unheard, now)
         started = time.perf_counter()
         late = expired(ledger.queues, profile, now)
+        told = time.perf_counter()
         for entry in late:
             ledger.end(ledger.of(entry), StopReason.DEADLINE, _MISSED, now)
+        ended = time.perf_counter()
         decision = policy(ledger.situation(now, segments=by_size, max_batch=max_batch, steps_run=steps_run))
         if ledger.admitted >= 2 * active:
-            seconds.append(time.perf_counter() - started)
+            deciding = time.perf_counter() - ended + told - started
+            timed.append(Timed(deciding, len(late), ended - told))
         assert decision is not None or late, "somebody could get further, but nothing is to run"
         if decision is None:
             continue
@@ -76,7 +90,7 @@ def decision_seconds(
                     at=now,
                 ),
             )
-    return seconds
+    return timed
 
 
 def _unheard(updates: Sequence[tuple[Ticket, Update]]) -> None:
