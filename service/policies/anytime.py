@@ -28,6 +28,8 @@ CONFIDENT = 0.9
 as accurate as with all of its 16 networks (84.03 %), with 7.2 on average."""
 BURST = 2.0
 """How many times as many as their rate tells are thought to come while a batch runs: they come in bursts."""
+UNLIKELY = 0.05
+"""So few are thought to come while a batch runs that it need not be over in time for them."""
 PAYS = 1.1
 """How many times a wide first segment's seconds its single steps must take; it cannot be interrupted between them."""
 
@@ -147,13 +149,14 @@ class Anytime:
         Who comes as a batch of d seconds begins may wait kappa d, and then shares a batch with the `left` that wait
         already and the n = `BURST` lambda d that have come since. With c(n) seconds for the first leaf of n, taken as
         linear, kappa d + c(1 + left + n) has to fit the slack with which requests come. More than the largest batch
-        they are not.
+        they are not, and where hardly anybody comes, lambda d < `UNLIKELY`, nobody is waited for.
         """
         costs, kappa, most = situation.costs, self._kappa(situation), situation.max_batch
         alone, full = costs.expected(Segment(0), 1), costs.expected(Segment(0), most)
         each = (full - alone) / max(most - 1, 1)
-        lasting = (situation.arrival_slack - alone - left * each) / (kappa + BURST * situation.arrival_rate * each)
-        return max(lasting, (situation.arrival_slack - full) / kappa)
+        rate = situation.arrival_rate
+        lasting = (situation.arrival_slack - alone - left * each) / (kappa + BURST * rate * each)
+        return max(lasting, (situation.arrival_slack - full) / kappa, UNLIKELY / rate if rate else -inf)
 
     def _kappa(self, situation: Situation) -> float:
         return self._margin * situation.costs.straggle

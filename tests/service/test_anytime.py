@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model_core.tree import Segment
 from service.policies import Anytime
-from service.policies.anytime import BURST, CONFIDENT, FAIR_SHARE, step_gains
+from service.policies.anytime import BURST, CONFIDENT, FAIR_SHARE, UNLIKELY, step_gains
 from service.scheduler import Entry, Queues, expired
 from tests.service.situations import (
     LEAVES,
@@ -97,6 +97,11 @@ def test_first_answers_are_as_deep_as_those_can_wait_for_who_come_meanwhile() ->
     assert [widest(50, arrival_slack=first + 4 + leaves / 2) for leaves in (1, 2, 4)] == [1, 2, 4]
     assert [widest(50, arrival_slack=first + 4 + leaves / 2 - 0.1) for leaves in (2, 4)] == [1, 2]
     assert widest(50, arrival_slack=first + 6, straggle=1.1) == 2
+
+
+def test_nobody_is_waited_for_who_hardly_comes() -> None:
+    seldom = UNLIKELY / 6  # in the 6 s of four leaves
+    assert [widest(50, arrival_slack=5, arrival_rate=rate) for rate in (0.99 * seldom, 1.01 * seldom)] == [4, 2]
 
 
 def test_the_more_come_meanwhile_the_longer_is_their_own_batch() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +11,12 @@ import pytest
 from fastapi.openapi.models import OpenAPI
 
 from model_core.package import Package
+from tests.service.bodies import JPEG, encoded
 
 if TYPE_CHECKING:
     from model_core.grouped import HierarchicalEnsemble
 
 pytestmark = pytest.mark.anyio
-
-JPEG = {"content-type": "image/jpeg"}
-
-
-async def leaf_of_one(served: Any) -> None:
-    """Wait for the first leaf of the first request."""
-    async with asyncio.timeout(10):
-        while served.metric("hne_first_prediction_seconds_count") != 1:
-            await asyncio.sleep(0)
-
-
-def encoded(photo: bytes) -> str:
-    return base64.b64encode(photo).decode()
 
 
 async def test_the_answer_is_the_models(
@@ -113,153 +98,6 @@ async def test_headers_tell_id_and_timing(client: httpx.AsyncClient, photo: byte
     for insane in ("a b", "x" * 129, 'quote"', ""):
         new = await client.post("/predict", content=photo, headers=JPEG | {"x-request-id": insane})
         assert new.headers["x-request-id"] == new.json()["request_id"] != insane
-
-
-async def test_at_the_deadline_the_latest_refinement_is_the_answer(serving: Any, photo: bytes) -> None:
-    async with serving() as served:
-        with served.brake.before(2):
-            response = await served.client.post("/predict?deadline_ms=300", content=photo, headers=JPEG)
-            assert (await served.client.get("/readyz")).status_code == 200
-        answer = response.json()
-        assert (response.status_code, answer["ensemble_size"], answer["stop_reason"]) == (200, 2, "deadline")
-        assert 290 < answer["elapsed_ms"] < 1000
-        assert served.metric("hne_stops_total", reason="deadline") == 1
-
-
-@pytest.mark.parametrize("how", ["query", "header", "json", "default", "cap"])
-async def test_without_a_leaf_by_the_deadline_it_is_504(serving: Any, photo: bytes, how: str) -> None:
-    settings = {"default": {"default_deadline_ms": 150}, "cap": {"max_deadline_ms": 150}}.get(how, {})
-    request: dict[str, Any] = {"content": photo, "headers": dict(JPEG)}
-    if how == "query":
-        request["params"] = {"deadline_ms": 150}
-    if how == "header":
-        request["headers"] |= {"x-request-timeout-ms": "150"}
-        request["params"] = {"deadline_ms": 60_000}
-    if how == "json":
-        request = {"json": {"image": encoded(photo), "deadline_ms": 150}}
-    async with serving(**settings) as served:
-        with served.brake.before(0):
-            response = await served.client.post("/predict", **request)
-    assert response.status_code == 504
-    assert response.json()["type"] == "urn:hne:problem:deadline-missed"
-
-
-async def test_a_list_has_a_problem_only_where_no_leaf_was_in_time(serving: Any, photo: bytes) -> None:
-    images = [encoded(photo)] * 3
-    async with serving(max_active=1) as served:
-        with served.brake.before(0):
-            late = await served.client.post("/predict", json={"images": images, "deadline_ms": 150})
-        assert (late.status_code, late.json()["status"]) == (504, 504)
-        with served.brake.before(1):  # the first image keeps the only slot
-            mixed = await served.client.post("/predict", json={"images": images, "deadline_ms": 300})
-        assert mixed.status_code == 200
-        first, *others = mixed.json()
-        assert (first["ensemble_size"], first["stop_reason"]) == (1, "deadline")
-        assert [other["type"] for other in others] == ["urn:hne:problem:deadline-missed"] * 2
-        answers = (await served.client.post("/predict", json={"images": images})).json()
-    assert [answer["ensemble_size"] for answer in answers] == [16, 16, 16]
-
-
-async def test_an_image_that_fails_does_not_take_the_others_answers_along(serving: Any, photo: bytes) -> None:
-    async with serving(max_active=1, drain_seconds=0.01) as served:
-        with served.brake.before(1):
-            asked = asyncio.create_task(served.client.post("/predict", json={"images": [encoded(photo)] * 2}))
-            await leaf_of_one(served)
-            await served.app.state.service.drain()
-            answers = await asked
-    assert answers.status_code == 200
-    assert [answer.get("stop_reason", answer.get("type")) for answer in answers.json()] == [
-        "drain",
-        "urn:hne:problem:draining",
-    ]
-
-
-async def test_the_deadline_counts_from_the_head_so_a_slow_upload_is_504(
-    client: httpx.AsyncClient, photo: bytes
-) -> None:
-    async def never_ending() -> AsyncIterator[bytes]:
-        yield photo[:100]
-        await asyncio.Event().wait()
-
-    response = await client.post("/predict?deadline_ms=100", content=never_ending(), headers=JPEG)
-    assert response.status_code == 504
-
-
-@pytest.mark.parametrize("path", ["/predict", "/predict/stream"])
-async def test_a_client_that_leaves_frees_its_place(serving: Any, photo: bytes, path: str) -> None:
-    first_leaf = asyncio.Event()
-    body = [{"type": "http.request", "body": photo, "more_body": False}]
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": path,
-        "query_string": b"",
-        "headers": [(b"content-type", b"image/jpeg")],
-    }
-
-    async def receive() -> dict[str, Any]:
-        if body:
-            return body.pop()
-        await first_leaf.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(_: Any) -> None:
-        pass
-
-    async with serving() as served:
-        with served.brake.before(1):
-            request = asyncio.create_task(served.app(scope, receive, send))
-            await leaf_of_one(served)
-            assert served.metric("hne_inflight_requests") == 1
-            first_leaf.set()
-            await request
-            assert served.metric("hne_inflight_requests") == 0
-        assert served.metric("hne_requests_total", endpoint=path, outcome="disconnected") == 1
-
-
-async def test_a_full_queue_says_when_to_come_back(serving: Any, photo: bytes) -> None:
-    async with serving(max_active=1, max_waiting=1) as served:
-        with served.brake.before(0):
-            # One runs and one waits at most, so of three at least one finds the queue full.
-            tasks = [asyncio.create_task(served.client.post("/predict", content=photo, headers=JPEG)) for _ in range(3)]
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            refused = done.pop().result()
-            assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:queue-full")
-            assert int(refused.headers["retry-after"]) >= 1
-        statuses = sorted(response.status_code for response in await asyncio.gather(*tasks))
-        assert served.metric("hne_rejections_total", reason="queue_full") == statuses.count(503)
-    assert statuses[-1] == 503
-    assert statuses[0] == 200
-
-
-async def test_a_request_that_finds_the_decoders_full_is_one_refusal(serving: Any, photo: bytes) -> None:
-    async with serving(decode_threads=1, max_waiting=1) as served:
-        refused = await served.client.post("/predict", json={"images": [encoded(photo)] * 20})
-        assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:queue-full")
-        assert served.metric("hne_rejections_total", reason="queue_full") == 1
-
-
-async def test_while_it_drains_the_active_get_what_they_have_and_new_ones_503(serving: Any, photo: bytes) -> None:
-    async with serving(drain_seconds=0.2) as served:
-        client = served.client
-        with served.brake.before(3):
-            active = asyncio.create_task(client.post("/predict", content=photo, headers=JPEG))
-            await leaf_of_one(served)
-            drain = asyncio.create_task(served.app.state.service.drain())
-            await asyncio.sleep(0)
-            for path in ("/readyz", "/predict"):
-                method = "GET" if path == "/readyz" else "POST"
-                refused = await client.request(method, path, content=photo, headers=JPEG)
-                assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:draining")
-                assert "retry-after" in refused.headers
-            assert (await client.get("/healthz")).status_code == 200
-            assert served.metric("hne_rejections_total", reason="draining") == 1
-            answer = (await active).json()
-            assert answer["stop_reason"] == "drain"
-            assert answer["ensemble_size"] >= 1
-        await drain
 
 
 async def test_an_api_key_where_the_service_has_some(serving: Any, photo: bytes) -> None:

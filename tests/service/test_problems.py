@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from service.errors import ServiceError
 from service.problems import problem_of
+from tests.service.bodies import JPEG
 
 pytestmark = pytest.mark.anyio
-
-JPEG = {"content-type": "image/jpeg"}
 
 
 def check_problem(response: httpx.Response, status: int) -> dict[str, Any]:

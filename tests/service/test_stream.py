@@ -12,10 +12,9 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 from starlette.requests import ClientDisconnect
 
 from service.stream import PING, EventStream, until_disconnect
+from tests.service.bodies import JPEG
 
 pytestmark = pytest.mark.anyio
-
-JPEG = {"content-type": "image/jpeg"}
 
 
 async def events_of(client: httpx.AsyncClient, path: str, **request: Any) -> list[ServerSentEvent]:
