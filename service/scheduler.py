@@ -138,7 +138,7 @@ class Situation:
     admitted: int
     """How many requests the engine has admitted so far."""
     arrival_rate: float
-    """Requests per second, over the last `ARRIVALS`; 0 until there are so many."""
+    """Requests per second, over the last `ARRIVALS`; 0, which is unknown, until there are so many."""
     arrival_slack: float
     """Seconds until their deadlines with which the most urgent of them came, but for a share of `URGENT`, and for those
     who could have no leaf in time even alone; infinity before there is any."""

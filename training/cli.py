@@ -71,6 +71,7 @@ def _train(parsed: argparse.Namespace) -> int:
     else:
         config = TrainConfig(**chosen).resolved()
         spec, device = spec_of(config), device_of(config)
+        advise(config, device)
         data = open_data(config, spec, device)
         state = begin(config, data)
     with stop_signals() as received:
@@ -80,7 +81,6 @@ def _train(parsed: argparse.Namespace) -> int:
             max_seconds=None if parsed.max_minutes is None else parsed.max_minutes * 60,
             stop_requested=lambda: bool(received),
         )
-        advise(state.config, device)
         trainer = Trainer(state, data, options, device)
         complete = trainer.train()
     if complete:

@@ -87,10 +87,10 @@ def device_of(config: TrainConfig) -> torch.device:
 
 
 def advise(config: TrainConfig, device: torch.device) -> None:
-    """Say on standard error what will make a training needlessly slow on this machine."""
+    """Say on standard error what will make a new run needlessly slow on this machine."""
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
     if config.precision == "bf16" and device.type == "cpu" and known and not any(map(known.get, BF16_INSTRUCTIONS)):
-        advice = "this CPU has no bf16 instructions: a run with --precision float32 would be about ten times as fast"
+        advice = "this CPU has no bf16 instructions: a run with --precision float32 would be much faster"
         print(f"hne-train: {advice}", file=sys.stderr)
 
 

@@ -19,11 +19,11 @@ def best_batches(load: Load, seconds: Sequence[float], *, worth: float, rent: fl
     Exact where who arrives later is due later; otherwise nobody is taken to be due before an earlier arrival, which
     can only add.
 
-    Then those served can be put in the order of arrival without loss: in a batch, who arrived earlier may take the
-    place of a later one that is left out, and of two batches the earlier may take the earlier requests. So each batch
-    is a run of neighbours among those not left out before, and what matters of the past is who is next, when the
-    machine is free and what has been earned: a dynamic programme over who is next, which keeps what nothing both
-    earlier and richer beats.
+    Then those served can be put in the order of arrival without loss. Who came between two of a batch and is in none
+    may take the later one's place: it is due no earlier than the first and has come no later than the last. And of two
+    batches the earlier may take the earlier requests. So each batch is a run of neighbours among those not left out
+    before, and what matters of the past is who is next, when the machine is free and what has been earned: a dynamic
+    programme over who is next, which keeps what nothing both earlier and richer beats.
     """
     # A batch may as well leave places empty.
     taken = np.minimum.accumulate(np.asarray(seconds[1:])[::-1])[::-1]

@@ -12,8 +12,9 @@ a request in time lies inside its window [arrival, deadline], so it is no longer
 requests of a batch 1/b of its seconds, at the best b among those whose batch is short enough: no request gets to n for
 less than c(n), the cheapest route at these prices. So every schedule is also one of a relaxed problem: one processor,
 divisible work, any preemption, request i gets work x_i in its window, worth g_i(x_i), where g_i is the least concave
-function above (0, 0) and the points (c(n), accuracy(n)) of the sizes that the request, alone on the machine, could
-reach in its window. Requests that could reach equally deep share c and g, for the longest of their windows.
+function above (0, 0) and the points (c(n), accuracy(n)) of the sizes that the request could reach in its window if
+every segment took what it does at its fastest batch size. Requests that could reach equally deep share c and g, for the
+longest of their windows.
 
 The relaxed problem is solved exactly. The work vectors that one processor can do form a polymatroid, so for separable
 concave worth the greedy is optimal: for each slope that occurs, steepest first, cap every x_i where g_i gets flatter
@@ -29,8 +30,8 @@ r (T - batches' seconds) + the sum over those served of max_x [h(x) - r x], so t
     r T + max over schedules of first leaves of the sum over their batches of
           b max_n [accuracy(n) - r e(n)] - r seconds(b)
 
-with e(n) the least work beyond the first batch that leads to size n. The maximum is found by `best_batches`; the r that
-bounds best is one of h's slopes, or 0.
+with e(n) the least work beyond the first batch that leads to size n. The maximum is found by `best_batches`. Any r >= 0
+bounds; tried are h's slopes, steepest first, and 0.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def best_goodput(machine: Machine, load: Load, accuracy: Sequence[float]) -> flo
 
 
 def _divisible(machine: Machine, load: Load, accuracy: Sequence[float], windows: NDArray[np.float64]) -> float:
-    alone = np.minimum.accumulate(machine.route_seconds(1)[::-1])[::-1]
-    deepest = np.searchsorted(alone, windows, side="right") - 1  # sizes that a request alone can reach in its window
+    quickest = np.minimum.accumulate(_quickest(machine)[::-1])[::-1]
+    deepest = np.searchsorted(quickest, windows, side="right") - 1  # sizes that a request can reach in its window
     pieces: dict[int, list[tuple[float, float]]] = {}
     for size in np.unique(deepest).tolist():
         prices = _prices(machine, float(windows[deepest == size].max()))
@@ -122,6 +123,15 @@ def _prices(machine: Machine, longest: float) -> NDArray[np.float64]:
         shared = [taken / b for b, taken in enumerate(machine.seconds[segment]) if b and taken <= longest]
         cost[segment.stop] = min(cost[segment.stop], cost[segment.start] + min(shared, default=float("inf")))
     return np.asarray(cost)
+
+
+def _quickest(machine: Machine) -> NDArray[np.float64]:
+    """The least seconds from nothing to size 0..N, each segment at its fastest batch size."""
+    seconds = [0.0] + [float("inf")] * machine.tree.leaves
+    for segment in sorted(machine.seconds):
+        fastest = min(machine.seconds[segment][1:])
+        seconds[segment.stop] = min(seconds[segment.stop], seconds[segment.start] + fastest)
+    return np.asarray(seconds)
 
 
 def _extra(machine: Machine, first: NDArray[np.float64], longest: float) -> NDArray[np.float64]:

@@ -50,7 +50,8 @@ class Anytime:
        kappa times over, fits the tightest slack.
 
     Wide segments and refinements leave whoever comes meanwhile the time for a first leaf, as urgent as requests have
-    lately come. A segment with a request that wants every size is one leaf wide.
+    lately come, unless no refinement at all is short enough; wide ones leave it to those who wait on, too. A segment
+    with a request that wants every size is one leaf wide.
 
     While others wait for a first leaf, who is sure of the answer stops, unless the request says how sure is enough.
 
@@ -106,7 +107,7 @@ class Anytime:
             )
         slack = (entries[0].deadline - situation.now) / self._kappa(situation)
         costs, batch = situation.costs, len(entries)
-        longest = min(slack, self._longest(situation, situation.queues.waiting - batch))
+        longest = min(slack, self._longest(situation), self._spared(situation, entries))
         steps = list(accumulate(costs.expected(leaves[0], batch) for leaves in situation.segments))
         fitting = [first]
         for segment in wider:
@@ -143,20 +144,35 @@ class Anytime:
                     best, best_rate = Decision(segment=segment, entries=entries), rate
         return best
 
-    def _longest(self, situation: Situation, left: int = 0) -> float:
+    def _longest(self, situation: Situation) -> float:
         """How many seconds a batch may be expected to take, if who comes meanwhile shall get a first leaf in time.
 
-        Who comes as a batch of d seconds begins may wait kappa d, and then shares a batch with the `left` that wait
-        already and the n = `BURST` lambda d that have come since. With c(n) seconds for the first leaf of n, taken as
-        linear, kappa d + c(1 + left + n) has to fit the slack with which requests come. More than the largest batch
-        they are not, and where hardly anybody comes, lambda d < `UNLIKELY`, nobody is waited for.
+        Who comes as a batch of d seconds begins may wait kappa d, and then shares a batch with the n = `BURST` lambda d
+        that have come since. With c(n) seconds for the first leaf of n, taken as linear, kappa d + c(1 + n) has to fit
+        the slack with which requests come. More than the largest batch they are not. Nobody is waited for where the
+        rate is known and hardly anybody comes, lambda d < `UNLIKELY`, or where requests come so urgent that the
+        shortest of all steps would be too long.
         """
         costs, kappa, most = situation.costs, self._kappa(situation), situation.max_batch
         alone, full = costs.expected(Segment(0), 1), costs.expected(Segment(0), most)
-        each = (full - alone) / max(most - 1, 1)
+        each = max(full - alone, 0.0) / max(most - 1, 1)
         rate = situation.arrival_rate
-        lasting = (situation.arrival_slack - alone - left * each) / (kappa + BURST * rate * each)
-        return max(lasting, (situation.arrival_slack - full) / kappa, UNLIKELY / rate if rate else -inf)
+        lasting = (situation.arrival_slack - alone) / (kappa + BURST * rate * each)
+        longest = max(lasting, (situation.arrival_slack - full) / kappa)
+        shortest = costs.expected(situation.segments[-1][0], 1)  # the last leaf shares most with those before it
+        return inf if longest < shortest else max(longest, UNLIKELY / rate if rate else 0.0)
+
+    def _spared(self, situation: Situation, entries: Sequence[Entry]) -> float:
+        """How many seconds first leaves may be expected to take, if the next who waits shall get one in time then.
+
+        With all who wait on in one batch, as far as one holds them; of those of lower priority none is asked.
+        """
+        queue, left = situation.queues[0], situation.queues.waiting - len(entries)
+        following = bisect_right(queue, entries[-1])
+        if following == len(queue):
+            return inf
+        theirs = situation.costs.expected(Segment(0), min(left, situation.max_batch))
+        return (queue[following].deadline - situation.now - theirs) / self._kappa(situation)
 
     def _kappa(self, situation: Situation) -> float:
         return self._margin * situation.costs.straggle

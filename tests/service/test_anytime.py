@@ -99,9 +99,29 @@ def test_first_answers_are_as_deep_as_those_can_wait_for_who_come_meanwhile() ->
     assert widest(50, arrival_slack=first + 6, straggle=1.1) == 2
 
 
+@pytest.mark.parametrize(
+    ("slack", "straggle", "width"),
+    [(12.5, 1.0, 4), (12.4, 1.0, 2), (10.5, 1.0, 2), (10.4, 1.0, 1), (12.5, 1.1, 2), (inf, 1.0, 4)],
+)
+def test_first_answers_are_as_deep_as_those_can_wait_for_who_wait_on(slack: float, straggle: float, width: int) -> None:
+    costs = Linear(
+        fixed=4.0, each=0.25, straggle=straggle
+    )  # 8 s for four leaves of four, 6 for two, and 4.5 for two's first
+    queues = filled(*[(0, 9.0)] * 4, (0, slack), (0, slack))
+    decision = Anytime(TABLE)(situation(queues, segments=WIDE, costs=costs, free_slots=9))
+    assert decision is not None
+    assert len(decision.entries) == 4
+    assert decision.segment == Segment(0, width)
+
+
 def test_nobody_is_waited_for_who_hardly_comes() -> None:
     seldom = UNLIKELY / 6  # in the 6 s of four leaves
-    assert [widest(50, arrival_slack=5, arrival_rate=rate) for rate in (0.99 * seldom, 1.01 * seldom)] == [4, 2]
+    assert [widest(50, arrival_slack=9, arrival_rate=rate) for rate in (0.99 * seldom, 1.01 * seldom)] == [4, 2]
+
+
+def test_nobody_is_waited_for_whom_no_step_is_short_enough() -> None:
+    shortest = 4.25 / LEAVES
+    assert [widest(50, arrival_slack=4.25 + part * shortest) for part in (0.9, 1.1)] == [4, 1]
 
 
 def test_the_more_come_meanwhile_the_longer_is_their_own_batch() -> None:

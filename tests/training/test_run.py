@@ -15,6 +15,7 @@ from training.run import advise
         ("bf16", "cpu", {"neon": True, "bf16": True}, False),
         ("float32", "cpu", {"avx2": True}, False),
         ("bf16", "cuda", {"avx2": True}, False),
+        ("bf16", "cpu", {}, False),
     ],
 )
 def test_a_cpu_without_bf16_is_told_to_the_user(

@@ -67,9 +67,9 @@ class Conduct:
             # Where and how is today's choice, what was decided is the run's.
             state = replace(state, config=replace(config, teacher_sha256=state.config.teacher_sha256))
         else:
+            advise(config, device)
             data = self._data(config)
             state = begin(config, data)
-        advise(config, device)
         options = RunOptions(
             out=out,
             save_seconds=self.save_seconds,
