@@ -252,6 +252,7 @@ def test_a_patient_request_finishes_under_endless_load(deadline: float) -> None:
 def test_who_will_not_be_refined_is_answered_with_the_first_leaf() -> None:
     for slacks, last in (
         ([5, 5, 5, 5, *[9] * 8], 1),  # 3 s for these four, and 6 for the others
+        ([5, 5, 5, 30, *[40] * 8], None),  # for the last of them there is time
         ([5, 5, 5, 5, 9], None),
         ([5, 5, 5, 5], None),
     ):
