@@ -15,7 +15,7 @@
     │   ├── StartingError      the model is not loaded and measured yet
     │   ├── EngineLostError    the engine process has ended; the service is about to start again
     │   └── DrainingError      the service is shutting down
-    └── DeadlineMissedError    not one leaf could be computed by the deadline
+    └── DeadlineMissedError    no network could be computed by the deadline
 
 One table in the HTTP layer maps these to statuses.
 """
@@ -126,7 +126,7 @@ class DrainingError(UnavailableError):
 
 
 class DeadlineMissedError(ServiceError):
-    """Not one leaf could be computed by the deadline."""
+    """No network could be computed by the deadline."""
 
     def __init__(self) -> None:
-        super().__init__("not one leaf could be computed by the deadline")
+        super().__init__("no network could be computed by the deadline")

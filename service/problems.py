@@ -102,13 +102,13 @@ def problem_of(error: Exception, request_id: str) -> Problem:
     )
 
 
-def faults_of(error: Any, where: str = "") -> dict[str, str]:
-    """Pydantic's errors as field and fault; an unknown field is told the valid ones."""
+def faults_of(error: Any, where: str = "", form: type[BaseModel] = Options) -> dict[str, str]:
+    """Pydantic's errors as field and fault; an unknown field is told those of `form`."""
     faults = {}
     for fault in error.errors():
         name = ".".join(str(part) for part in (where, *fault["loc"]) if part != "")
         unknown = fault["type"] == "extra_forbidden"
-        faults[name or "body"] = f"is unknown; valid: {', '.join(Options.model_fields)}" if unknown else fault["msg"]
+        faults[name or "body"] = f"is unknown; valid: {', '.join(form.model_fields)}" if unknown else fault["msg"]
     return faults
 
 

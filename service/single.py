@@ -6,9 +6,11 @@ import asyncio
 import math
 import socket
 import time
+from contextlib import suppress
 
 import uvicorn
 
+from service.address import check_free
 from service.app import create_app
 from service.garbage import keep_for_good
 from service.lifecycle import Service
@@ -28,9 +30,10 @@ def serve_in_one_process(settings: Settings) -> int:
     """Serve until told to end; the exit status.
 
     Raises:
-        PackageError, SettingsError: the model cannot be served.
+        PackageError, SettingsError: the model cannot be served, or not at this address.
     """
     app = create_app(settings)
+    check_free(settings.host, settings.port)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -41,7 +44,8 @@ def serve_in_one_process(settings: Settings) -> int:
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
     service: Service = app.state.service
-    Server(config, service).run()
+    with suppress(KeyboardInterrupt):  # uvicorn passes Ctrl-C on once everyone is answered
+        Server(config, service).run()
     return 0 if service.failure is None else complain(service.failure, 1)
 
 

@@ -24,6 +24,7 @@ from uvicorn.supervisors import Multiprocess
 
 from model_core.package import Package
 from service import engine_process
+from service.address import check_free
 from service.logs import complain
 from service.settings import Settings
 from service.welcome import welcome
@@ -67,6 +68,7 @@ class Supervisor(Multiprocess):
             timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
             timeout_worker_healthcheck=HANG_SECONDS,
         )
+        check_free(settings.host, settings.port)
         self._listening = config.bind_socket()
         self._listening.listen(config.backlog)  # so that who connects while an API process starts waits for it
         super().__init__(config, [self._listening])

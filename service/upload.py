@@ -102,7 +102,7 @@ def _from_json(data: bytes, max_images: int) -> Upload:
     except ValidationError as error:
         if any(fault["type"] == "json_invalid" for fault in error.errors()):
             raise MalformedError(f"the body is not JSON: {error.errors()[0]['msg']}") from error
-        raise InvalidError(faults_of(error, "body")) from error
+        raise InvalidError(faults_of(error, "body", JsonBody)) from error
     if (body.image is None) == (body.images is None):
         raise InvalidError({"body.image": "give either image or images"})
     if body.image is not None:

@@ -24,6 +24,7 @@ from training.run import (
     dataset_name,
     device_of,
     evaluate_run,
+    fast_precision,
     open_data,
     reopen,
     spec_of,
@@ -71,6 +72,8 @@ def _train(parsed: argparse.Namespace) -> int:
     else:
         config = TrainConfig(**chosen).resolved()
         spec, device = spec_of(config), device_of(config)
+        if "precision" not in chosen:
+            config = replace(config, precision=fast_precision(device))
         advise(config, device)
         data = open_data(config, spec, device)
         state = begin(config, data)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type
 
 from training.errors import ConfigError
 
-__all__ = ["DatasetName", "LossName", "Mixing", "Prefixes", "TrainConfig", "settings"]
+__all__ = ["DatasetName", "LossName", "Mixing", "Precision", "Prefixes", "TrainConfig", "settings"]
 
 DatasetName = Literal["cifar10", "cifar100", "imagenet", "folder"]
 LossName = Literal["i", "s", "d", "hd", "boosted"]
@@ -25,7 +25,7 @@ Prefixes = Literal["powers", "all"]
 Mixing = Literal["off", "mixup", "cutmix"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["bf16", "float32"]
-BF16 = "bf16 autocast (fast on GPUs and on CPUs with bf16 instructions, ten times slower on others) or float32"
+BF16 = "bf16 autocast or float32; unless told, hne-train train takes float32 on a CPU without bf16 instructions"
 
 # Appendix A, "Hyper-parameter settings". A folder is trained like CIFAR. The held-out fractions are MSDNet's:
 # 5,000 of CIFAR's 50,000 training images, 50,000 of ImageNet's 1.28 million.

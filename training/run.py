@@ -14,7 +14,7 @@ import torch
 from model_core.package import digest
 from model_core.spec import ModelSpec
 from model_core.zoo import architecture
-from training.config import TrainConfig
+from training.config import Precision, TrainConfig
 from training.data import ImageDataset, load_dataset
 from training.errors import ConfigError
 from training.evaluation import Evaluation, evaluate, versions
@@ -31,6 +31,7 @@ __all__ = [
     "dataset_name",
     "device_of",
     "evaluate_run",
+    "fast_precision",
     "open_data",
     "reopen",
     "spec_of",
@@ -86,10 +87,16 @@ def device_of(config: TrainConfig) -> torch.device:
     return device
 
 
+def fast_precision(device: torch.device) -> Precision:
+    """What to compute in here where nothing else was asked for: bf16, unless this is a CPU without its instructions."""
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    slow = device.type == "cpu" and known and not any(map(known.get, BF16_INSTRUCTIONS))
+    return "float32" if slow else "bf16"
+
+
 def advise(config: TrainConfig, device: torch.device) -> None:
     """Say on standard error what will make a new run needlessly slow on this machine."""
-    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
-    if config.precision == "bf16" and device.type == "cpu" and known and not any(map(known.get, BF16_INSTRUCTIONS)):
+    if config.precision == "bf16" and fast_precision(device) != "bf16":
         advice = "this CPU has no bf16 instructions: a run with --precision float32 would be much faster"
         print(f"hne-train: {advice}", file=sys.stderr)
 

@@ -72,7 +72,12 @@ async def test_half_an_upload_harms_nobody(url: str, photo: bytes) -> None:
         assert (await client.post("/predict", files={"file": photo})).status_code == 200
 
 
-async def test_sigterm_answers_the_active_and_ends(tiny_package: Path, photo: bytes) -> None:
+@pytest.mark.parametrize(
+    ("told", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)], ids=["SIGTERM", "Ctrl-C"]
+)
+async def test_told_to_end_it_answers_the_active_and_ends(
+    tiny_package: Path, photo: bytes, told: signal.Signals, status: int
+) -> None:
     with server(tiny_package, "--drain-seconds", "5") as (url, process):
         async with httpx.AsyncClient(base_url=url, timeout=20) as client:
             to_start = 8
@@ -84,13 +89,13 @@ async def test_sigterm_answers_the_active_and_ends(tiny_package: Path, photo: by
                         if event.event == "start":
                             to_start -= 1
                             if not to_start:
-                                process.send_signal(signal.SIGTERM)
+                                process.send_signal(told)
                         last = event
                 return last.event, last.json()["stop_reason"]
 
             ends = await asyncio.gather(*(last_event() for _ in range(to_start)))
         assert all(end in {("done", "complete"), ("done", "drain")} for end in ends)
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(10) == status
         assert process.stderr is not None
         assert process.stderr.read() == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,20 @@ def test_wrong_settings_end_it_with_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hne-serve: ")
     assert fault in line
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_a_port_that_is_taken_ends_it_with_one_line(
+    capsys: pytest.CaptureFixture[str], tiny_package: Path, processes: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        with pytest.raises(SystemExit) as stop:
+            main(["--model", str(tiny_package), "--port", port, "--api-processes", processes])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hne-serve: cannot listen on 127.0.0.1, port {port}: ")
+    assert "HNE_PORT" in line
 
 
 def test_a_broken_step_ends_it_with_one_line(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.run import advise
+from training.run import advise, fast_precision
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from training.run import advise
         ("bf16", "cpu", {}, False),
     ],
 )
-def test_a_cpu_without_bf16_is_told_to_the_user(
+def test_a_cpu_without_bf16_gets_float32_and_its_user_is_told(
     precision: str,
     device: str,
     capabilities: dict[str, bool],
@@ -29,3 +29,5 @@ def test_a_cpu_without_bf16_is_told_to_the_user(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     advise(TrainConfig(precision=precision), torch.device(device))  # type: ignore[arg-type]
     assert ("--precision float32" in capsys.readouterr().err) == advised
+    if precision == "bf16":
+        assert fast_precision(torch.device(device)) == ("float32" if advised else "bf16")
