@@ -59,7 +59,7 @@ def curves(figure: Figure, lines: Sequence[Line], protocol: Protocol) -> None:
             _spread(bottom, mflops, [line.at(size, lambda row: row.logit_std) for size in line.sizes], **style)
         top.set_title(group[0].network, fontsize=10)
         top.set_ylabel("accuracy (%)")
-        top.legend(fontsize=8, loc="lower right")
+        top.legend(fontsize=8, loc="best")
         bottom.set_ylabel("std of logits")
         bottom.set_xlabel(FLOPS)
         _flops_axis(bottom, sorted({line.mflops(size) for line in group for size in line.sizes}))
