@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 from benchmarks.simulation.batches import best_batches
 from benchmarks.simulation.load import Load
 from benchmarks.simulation.machine import Machine
+from model_core.tree import Segment
 
 __all__ = ["best_goodput", "most_work"]
 
@@ -62,7 +63,8 @@ def best_goodput(machine: Machine, load: Load, accuracy: Sequence[float]) -> flo
 
 
 def _divisible(machine: Machine, load: Load, accuracy: Sequence[float], windows: NDArray[np.float64]) -> float:
-    quickest = np.minimum.accumulate(_quickest(machine)[::-1])[::-1]
+    fastest = machine.least(lambda segment: min(machine.seconds[segment][1:]))
+    quickest = np.minimum.accumulate(fastest[::-1])[::-1]
     deepest = np.searchsorted(quickest, windows, side="right") - 1  # sizes that a request can reach in its window
     pieces: dict[int, list[tuple[float, float]]] = {}
     for size in np.unique(deepest).tolist():
@@ -82,10 +84,8 @@ def _divisible(machine: Machine, load: Load, accuracy: Sequence[float], windows:
 def _whole_batches(machine: Machine, load: Load, accuracy: Sequence[float], windows: NDArray[np.float64]) -> float:
     loose = Load(arrivals=load.arrivals, deadlines=load.arrivals + windows)
     first = np.min([taken for segment, taken in machine.seconds.items() if segment.start == 0], axis=0)
-    extra = _extra(machine, first, float(windows.max()))
+    extra = _prices(machine, float(windows.max()), paid=first)
     reached = np.flatnonzero(np.isfinite(extra)).tolist()
-    if not reached:
-        return 0.0
     present = most_work(loose, windows)
     lowest = float("inf")
     for rent in (*(slope for _, slope in _hull(extra[1:], accuracy[1:])), 0.0):
@@ -116,36 +116,19 @@ def most_work(load: Load, caps: NDArray[np.float64]) -> float:
     return done
 
 
-def _prices(machine: Machine, longest: float) -> NDArray[np.float64]:
-    """The least work (seconds) that takes a request to size 0..N, sharing batches of at most `longest` seconds."""
-    cost = [0.0] + [float("inf")] * machine.tree.leaves
-    for segment in sorted(machine.seconds):
-        shared = [taken / b for b, taken in enumerate(machine.seconds[segment]) if b and taken <= longest]
-        cost[segment.stop] = min(cost[segment.stop], cost[segment.start] + min(shared, default=float("inf")))
-    return np.asarray(cost)
+def _prices(machine: Machine, longest: float, *, paid: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """The least work (seconds) that takes a request to size 0..N, sharing batches of at most `longest` seconds.
 
+    `paid`, by batch size, is what of a request's first batch is not counted.
+    """
+    nothing = np.zeros(machine.max_batch + 1)
 
-def _quickest(machine: Machine) -> NDArray[np.float64]:
-    """The least seconds from nothing to size 0..N, each segment at its fastest batch size."""
-    seconds = [0.0] + [float("inf")] * machine.tree.leaves
-    for segment in sorted(machine.seconds):
-        fastest = min(machine.seconds[segment][1:])
-        seconds[segment.stop] = min(seconds[segment.stop], seconds[segment.start] + fastest)
-    return np.asarray(seconds)
+    def shared(segment: Segment) -> float:
+        less = nothing if paid is None or segment.start else paid
+        seconds = enumerate(machine.seconds[segment])
+        return min(((taken - less[b]) / b for b, taken in seconds if b and taken <= longest), default=float("inf"))
 
-
-def _extra(machine: Machine, first: NDArray[np.float64], longest: float) -> NDArray[np.float64]:
-    """The least work (seconds) beyond its first batch, which takes at least `first`, that takes a request to size n."""
-    extra = [float("inf")] * (machine.tree.leaves + 1)
-    for segment in sorted(machine.seconds):
-        before = 0.0 if segment.start == 0 else extra[segment.start]
-        shared = [
-            (taken - (first[b] if segment.start == 0 else 0.0)) / b
-            for b, taken in enumerate(machine.seconds[segment])
-            if b and taken <= longest
-        ]
-        extra[segment.stop] = min(extra[segment.stop], before + min(shared, default=float("inf")))
-    return np.asarray(extra)
+    return np.asarray(machine.least(shared))
 
 
 def _hull(prices: NDArray[np.float64], accuracy: Sequence[float]) -> list[tuple[float, float]]:

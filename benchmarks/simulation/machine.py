@@ -65,9 +65,13 @@ class Machine:
 
     def route_seconds(self, batch: int) -> tuple[float, ...]:
         """The least seconds from nothing to ensemble size 0..N for a batch that is alone."""
+        return self.least(lambda segment: self.seconds[segment][batch])
+
+    def least(self, price: Callable[[Segment], float]) -> tuple[float, ...]:
+        """The least price of segments that lead from nothing to ensemble size 0..N; infinity where none do."""
         best = [0.0] + [float("inf")] * self.tree.leaves
         for segment in sorted(self.seconds):
-            best[segment.stop] = min(best[segment.stop], best[segment.start] + self.seconds[segment][batch])
+            best[segment.stop] = min(best[segment.stop], best[segment.start] + price(segment))
         return tuple(best)
 
     @property

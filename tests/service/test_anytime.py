@@ -22,11 +22,12 @@ from tests.service.situations import (
     filled,
     machines,
     situation,
+    waiting_lists,
 )
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, LEAVES - 1), st.sampled_from([0.2, 1, 2, 3, 5, 9, inf])), max_size=14),
+    waiting_lists,
     st.lists(st.integers(1, LEAVES), min_size=14, max_size=14),
     machines,
     st.sampled_from([STEPS, WIDE]),
