@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from service.access import SECURITY, Authorized, service_of
@@ -19,9 +21,22 @@ from service.stream import EventStream, until_disconnect
 from service.submission import EVENT_STREAM, PARAMETERS, STREAM_PATH, Submission, submit, wants_stream
 from service.upload import REQUEST_BODY
 
-__all__ = ["router"]
+__all__ = ["ROUTES"]
+
+WATCH_FROM = 0.05
+"""Seconds after which it is watched for whether the client of a single answer is still there."""
+
+
+class Direct(APIRoute):
+    """A route whose endpoint takes the request and nothing else: FastAPI documents it and leaves it alone."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """See `APIRoute`."""
+        return self.endpoint
+
 
 router = APIRouter()
+predictions = APIRouter(route_class=Direct, tags=["predictions"])
 
 PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
 PLAYGROUND_POLICY = (  # one file that loads nothing and talks to nobody but this service
@@ -56,13 +71,12 @@ OPERATION = {"requestBody": REQUEST_BODY, "parameters": PARAMETERS, "security": 
 _answers = TypeAdapter(list[Answer | Problem])
 
 
-@router.post(
+@predictions.post(
     "/predict",
     summary="Classify an image within a budget",
     response_model=Answers,
     responses=_responses("The deepest prediction in time; of several images a list."),
     openapi_extra=OPERATION,
-    tags=["predictions"],
 )
 async def predict(request: Request) -> Response:
     """The deepest prediction that the budget allows.
@@ -74,7 +88,7 @@ async def predict(request: Request) -> Response:
     if wants_stream(request):
         return EventStream(submission)
     with submission:
-        async with until_disconnect(request.receive):
+        async with until_disconnect(request.receive, after=WATCH_FROM):
             if submission.is_list:
                 return await _list(submission)
             refinement = await submission.mailboxes[0].answer()
@@ -85,13 +99,12 @@ async def predict(request: Request) -> Response:
     )
 
 
-@router.post(
+@predictions.post(
     STREAM_PATH,
     summary="Watch a prediction refine",
     response_class=EventStream,
     responses=_responses("Events."),
     openapi_extra=OPERATION,
-    tags=["predictions"],
 )
 async def predict_stream(request: Request) -> Response:
     """Server-sent events: `start`, a `prediction` per refinement, then one `done` or `error`.
@@ -139,6 +152,10 @@ async def metrics(request: Request, service: Annotated[Service, Depends(service_
     """In the text format of Prometheus or OpenMetrics."""
     text, content_type = await service.engine.exposition(request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})
+
+
+ROUTES = [*predictions.routes, *router.routes]
+"""All of them, as the app's own: a router that is included costs each request a search of its own."""
 
 
 async def _list(submission: Submission) -> Response:

@@ -84,6 +84,9 @@ class Mailbox:
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
         self._answered = False
+        self._timer: asyncio.Handle | None = None
+        if self._deadline is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(self._deadline - clock(), 0.0), self._over)
 
     @property
     def latest(self) -> Refinement | None:
@@ -116,9 +119,8 @@ class Mailbox:
             QueueFullError, DrainingError, BudgetError, ServiceError: it has refused it.
             DeadlineMissedError: the deadline came before it said anything.
         """
-        if not await _came(self._heard, self._left()):
-            self._conclude_at_deadline()
-        elif not self._taken:
+        await self._heard.wait()
+        if not self._taken:
             self._conclude()
 
     async def next(self, timeout: float | None = None) -> Refinement | None:
@@ -132,10 +134,12 @@ class Mailbox:
         """
         if self._answered:
             return None
-        left = self._left()
-        deadline_first = left is not None and (timeout is None or left <= timeout)
-        if not await _came(self._changed, left if deadline_first else timeout):
-            return self._conclude_at_deadline() if deadline_first else None
+        try:
+            # Not wait_for: up to Python 3.11 it swallows a cancellation that comes together with the event.
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            return None
         self._changed.clear()
         return self._conclude() if self._ended.is_set() else self._latest
 
@@ -145,8 +149,8 @@ class Mailbox:
         Raises:
             DeadlineMissedError, ServiceError: as `next`.
         """
-        in_time = await _came(self._ended, self._left())
-        return self._conclude() if in_time else self._conclude_at_deadline()
+        await self._ended.wait()
+        return self._conclude()
 
     async def __aiter__(self) -> AsyncIterator[Refinement]:
         while (refinement := await self.next()) is not None:
@@ -154,6 +158,8 @@ class Mailbox:
 
     def close(self) -> None:
         """Nobody reads on: the engine may drop the request. Harmless after the end."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._on_close()
 
     def __enter__(self) -> Self:
@@ -164,17 +170,21 @@ class Mailbox:
     ) -> None:
         self.close()
 
-    def _left(self) -> float | None:
-        return None if self._deadline is None else self._deadline - self._clock()
+    def _over(self) -> None:
+        """The deadline is there, but the loop may have been told of an end already, and not have got to it."""
+        self._timer = asyncio.get_running_loop().call_soon(self._end)
 
-    def _conclude_at_deadline(self) -> Refinement:
-        if self._ended.is_set():  # in the same turn of the loop as the timer
-            return self._conclude()
+    def _end(self) -> None:
+        """End the request with what it has."""
+        if self._ended.is_set():
+            return
         if self._latest is None:
             self._error = DeadlineMissedError()
         else:
             self._latest = replace(self._latest, stop_reason=StopReason.DEADLINE, ended_at=self._deadline)
-        return self._conclude()
+        for event in (self._heard, self._changed, self._ended):
+            event.set()
+        self.close()
 
     def _conclude(self) -> Refinement:
         self._answered = True
@@ -189,16 +199,3 @@ class Mailbox:
         overrun = None if self._deadline is None else max(0.0, self._clock() - self._deadline)
         self._recorder.answered(ensemble_size=answer.ensemble_size, stop_reason=answer.stop_reason, overrun=overrun)
         return answer
-
-
-async def _came(event: asyncio.Event, timeout: float | None) -> bool:
-    """Whether an event came within `timeout` seconds."""
-    if event.is_set():
-        return True
-    try:
-        # Not wait_for: up to Python 3.11 it swallows a cancellation that comes together with the event.
-        async with asyncio.timeout(timeout):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

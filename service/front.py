@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from service.api import router
+from service.api import ROUTES
 from service.arrival import Arrival, Head
 from service.lifecycle import Service
 from service.problems import CLIENT_LEFT, add_problem_handlers
@@ -38,9 +38,8 @@ def create_front(service: Service) -> FastAPI:
         finally:
             await service.close()
 
-    app = FastAPI(title="HNE Serve", version=_version(), description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(title="HNE Serve", version=_version(), description=DESCRIPTION, lifespan=lifespan, routes=ROUTES)
     app.state.service = service
-    app.include_router(router)
     add_problem_handlers(app)
 
     def on_end(path: str, head: Head, seconds: float) -> None:

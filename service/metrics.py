@@ -97,6 +97,7 @@ class Recorder:
             ("endpoint", "outcome"),
             registry=registry,
         )
+        self._requests_by_kind: dict[tuple[str, str], Counter] = {}
         self._request_seconds = histogram(
             "hne_request_duration_seconds", "From a request's head to the end of its answer", REQUEST_SECONDS
         )
@@ -110,9 +111,8 @@ class Recorder:
         self._expected_accuracy = Summary(
             "hne_expected_accuracy", "Held-out accuracy of the ensemble sizes served", registry=registry
         )
-        self._stops = Counter("hne_stops_total", "Answers, by what ended them", ("reason",), registry=registry)
-        for stop in StopReason:
-            self._stops.labels(reason=stop.value)
+        stops = Counter("hne_stops_total", "Answers, by what ended them", ("reason",), registry=registry)
+        self._stops_by_reason = {stop: stops.labels(reason=stop.value) for stop in StopReason}
         self._missed = Counter("hne_deadline_missed_total", "Requests without one leaf in time", registry=registry)
         self._overrun = histogram(
             "hne_deadline_overrun_seconds", "How late answers with a deadline were; 0 is on time", OVERRUN_SECONDS
@@ -175,7 +175,7 @@ class Recorder:
 
     def answered(self, *, ensemble_size: int, stop_reason: StopReason, overrun: float | None) -> None:
         """A final refinement was handed out, `overrun` seconds (>= 0) late; None if it had no deadline."""
-        self._stops.labels(reason=stop_reason.value).inc()
+        self._stops_by_reason[stop_reason].inc()
         self._sizes.observe(ensemble_size)
         self._expected_accuracy.observe(self._accuracy[ensemble_size])
         if overrun is not None:
@@ -189,5 +189,7 @@ class Recorder:
 
     def request(self, *, endpoint: str, outcome: str, seconds: float) -> None:
         """A request is over, `seconds` after its head arrived. Both labels come from small fixed sets."""
-        self._requests.labels(endpoint=endpoint, outcome=outcome).inc()
+        if (counter := self._requests_by_kind.get((endpoint, outcome))) is None:
+            counter = self._requests_by_kind[endpoint, outcome] = self._requests.labels(endpoint, outcome)
+        counter.inc()
         self._request_seconds.observe(seconds)

@@ -161,7 +161,9 @@ async def _client_left(request: Request, error: Exception) -> Response:
 
 
 async def _our_mistake(request: Request, error: Exception) -> Response:
-    return _response(problem_of(error, head_of(request).request_id))
+    request_id = head_of(request).request_id
+    # Starlette answers these outside of `service.arrival`, which gives every other answer its id.
+    return _response(problem_of(error, request_id), {REQUEST_ID: request_id})
 
 
 def _plain(request: Request, status: HTTPStatus, detail: str) -> Problem:
@@ -175,5 +177,5 @@ def _response(problem: Problem, headers: Mapping[str, str] | None = None) -> Res
         problem.model_dump_json(exclude_none=True),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
-        headers={**(headers or {}), REQUEST_ID: problem.request_id},
+        headers=headers,
     )

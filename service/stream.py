@@ -87,27 +87,37 @@ async def _events(submission: Submission) -> AsyncGenerator[bytes]:
 
 
 @asynccontextmanager
-async def until_disconnect(receive: Receive) -> AsyncIterator[None]:
+async def until_disconnect(receive: Receive, *, after: float = 0.0) -> AsyncIterator[None]:
     """Cancel the block when the client goes away. The request's body must have been read.
+
+    It is watched for only once the block has lasted `after` seconds: a watch costs as much as all the rest of an answer
+    that is there by then.
 
     Raises:
         ClientDisconnect: it went away.
     """
     loop = asyncio.get_running_loop()
+    watcher: asyncio.Task[None] | None = None
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         scope.reschedule(loop.time())
 
+    def begin() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
     try:
         # A timeout without an end is the library's own way to cancel a block, and nothing but the block, from outside.
         async with asyncio.timeout(None) as scope:
-            watcher = asyncio.create_task(watch())
+            start = loop.call_later(after, begin)
             try:
                 yield
             finally:
-                watcher.cancel()
+                start.cancel()
+                if watcher is not None:
+                    watcher.cancel()
     except TimeoutError as error:
         if not scope.expired():
             raise

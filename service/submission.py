@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Annotated, Any, Self
 
@@ -18,6 +18,7 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
+from starlette.datastructures import QueryParams
 
 from service.access import check_key
 from service.arrival import Head, head_of
@@ -36,6 +37,13 @@ DEFAULT_TOP_K = 5
 EVENT_STREAM = "text/event-stream"
 STREAM_PATH = "/predict/stream"
 TIMEOUT_HEADER = "x-request-timeout-ms"
+QUERIES = 256
+"""Different queries whose options are remembered: a client asks the same way again and again."""
+
+PRIORITIES: dict[str | None, Priority] = {
+    None: Priority.NORMAL,
+    **{priority.name.lower(): priority for priority in Priority},
+}
 
 _milliseconds = TypeAdapter(Annotated[float, Field(gt=0, allow_inf_nan=False)])
 _timeout_schema = _milliseconds.json_schema() | {"description": "As deadline_ms; the shorter one counts."}
@@ -76,16 +84,12 @@ class Submission:
 
     def answer(self, refinement: Refinement) -> Answer:
         """What a client gets to see of a refinement now."""
-        manifest = self.service.package.manifest
-        best = np.argsort(-refinement.probabilities, kind="stable")[: self.top_k]
+        manifest, probabilities = self.service.package.manifest, refinement.probabilities
+        best = np.argsort(-probabilities, kind="stable")[: self.top_k]
         return Answer(
             predictions=[
-                Prediction(
-                    label=manifest.class_names[index],
-                    class_id=int(index),
-                    probability=round(float(refinement.probabilities[index]), 6),
-                )
-                for index in best
+                Prediction(label=manifest.class_names[index], class_id=index, probability=round(probability, 6))
+                for index, probability in zip(best.tolist(), probabilities[best].tolist(), strict=True)
             ],
             ensemble_size=refinement.ensemble_size,
             max_ensemble_size=manifest.spec.tree.leaves,
@@ -100,13 +104,14 @@ class Submission:
 
     def server_timing(self, refinement: Refinement) -> str:
         """The `Server-Timing` header: where the time went, in milliseconds."""
-        spans = {
-            "read": self.decoded_at - self.head.arrived_at,
-            "queue": refinement.started_at - self.submitted_at,
-            "compute": refinement.at - refinement.started_at,
-            "total": self.service.clock() - self.head.arrived_at,
-        }
-        return ", ".join(f"{name};dur={_ms(seconds)}" for name, seconds in spans.items())
+        read = self.decoded_at - self.head.arrived_at
+        queue = refinement.started_at - self.submitted_at
+        compute = refinement.at - refinement.started_at
+        total = self.service.clock() - self.head.arrived_at
+        return (
+            f"read;dur={1e3 * read:.3f}, queue;dur={1e3 * queue:.3f}, "
+            f"compute;dur={1e3 * compute:.3f}, total;dur={1e3 * total:.3f}"
+        )
 
 
 def wants_stream(request: Request) -> bool:
@@ -136,8 +141,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
     """As `submit`."""
     query, longest = _query(request)
     delivery = service.delivery  # a service that cannot answer now says so before the upload
-    head = head_of(request)
-    settings = service.settings
+    head, settings, clock = head_of(request), service.settings, service.clock
 
     def due(options: Options) -> float:
         asked = options.deadline_ms or settings.default_deadline_ms
@@ -146,40 +150,47 @@ async def _admitted(request: Request, service: Service) -> Submission:
     def instant(deadline_ms: float) -> float:
         return head.arrived_at + deadline_ms / 1e3 - service.reserve.of(deadline_ms / 1e3)
 
-    def loop_time(deadline_ms: float) -> float:
-        return asyncio.get_running_loop().time() + instant(deadline_ms) - service.clock()
-
+    options, deadline_ms = query, due(query)
+    deadline = instant(deadline_ms)
     try:
-        if instant(due(query)) <= service.clock():
+        if (left := deadline - clock()) <= 0:
             raise TimeoutError("its time was over before its turn came: no work is spent on it")
-        async with asyncio.timeout_at(loop_time(due(query))) as timeout:
+        async with asyncio.timeout(left) as timeout:
             upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
             if upload.is_list and wants_stream(request):
                 raise InvalidError({"body.images": "a stream answers one image"})
-            options = query.merged(upload.options) if upload.options.model_fields_set else query
-            deadline_ms = due(options)
+            if upload.options is not None:
+                options = query.merged(upload.options)
+                deadline_ms = due(options)
+                deadline = instant(deadline_ms)
+                timeout.reschedule(asyncio.get_running_loop().time() + deadline - clock())
             top_k = _check(options, service)
-            timeout.reschedule(loop_time(deadline_ms))
             images = await _decoded(service.decoder, upload.images)
     except TimeoutError as error:
         service.recorder.deadline_missed()
         raise DeadlineMissedError from error
-    decoded_at = service.clock()
+    decoded_at = clock()
     budget = Budget(
-        deadline=instant(deadline_ms),
+        deadline=deadline,
         refine_by=head.arrived_at + deadline_ms / 1e3 - service.reserve.whole,
         max_flops=options.max_flops,
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
-        priority=Priority[(options.priority or "normal").upper()],
+        priority=PRIORITIES[options.priority],
         every_size=wants_stream(request) if options.every_size is None else options.every_size,
     )
-    submitted_at = service.clock()
-    with ExitStack() as refused:  # one of them, and the engine drops the others
-        submitted = [refused.enter_context(delivery.submit(image, budget)) for image in images]
-        for mailbox in submitted:
+    submitted_at = clock()
+    mailboxes: list[Mailbox] = []
+    try:
+        for image in images:
+            mailbox = delivery.submit(image, budget)
+            mailboxes.append(mailbox)
+        for mailbox in mailboxes:
             await mailbox.admitted()
-        refused.pop_all()
+    except BaseException:  # one was refused, or the client left: the engine drops the others
+        for mailbox in mailboxes:
+            mailbox.close()
+        raise
     return Submission(
         service=service,
         head=head,
@@ -187,7 +198,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         top_k=top_k,
         decoded_at=decoded_at,
         submitted_at=submitted_at,
-        mailboxes=submitted,
+        mailboxes=mailboxes,
         is_list=upload.is_list,
     )
 
@@ -195,20 +206,25 @@ async def _admitted(request: Request, service: Service) -> Submission:
 def _query(request: Request) -> tuple[Options, float | None]:
     """The options in the query, and the milliseconds that the header allows, if it is there."""
     faults: dict[str, str] = {}
-    options, longest = Options(), None
-    if parameters := request.query_params:
-        try:
-            options = Options.model_validate(dict(parameters))
-        except ValidationError as error:
-            faults = faults_of(error, "query")
+    options, longest = None, None
+    try:
+        options = _options(request.scope["query_string"])
+    except ValidationError as error:
+        faults = faults_of(error, "query")
     if (given := request.headers.get(TIMEOUT_HEADER)) is not None:
         try:
             longest = _milliseconds.validate_python(given)
         except ValidationError as error:
             faults |= faults_of(error, f"header.{TIMEOUT_HEADER}")
-    if faults:
+    if options is None or faults:
         raise InvalidError(faults)
     return options, longest
+
+
+@lru_cache(maxsize=QUERIES)
+def _options(query: bytes) -> Options:
+    """The options of a query string. Raises ValidationError."""
+    return Options.model_validate(dict(QueryParams(query)))
 
 
 async def _decoded(decoder: Decoder, images: Mapping[str, bytes]) -> list[NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -44,7 +44,8 @@ class Upload:
     """Encoded images, each under the name that an error calls it by, and the options that came with them."""
 
     images: dict[str, bytes]
-    options: Options = field(default_factory=Options)
+    options: Options | None = None
+    """None where this form of the body has no place for them."""
     is_list: bool = False
     """Whether the answer is a list."""
 

@@ -85,6 +85,38 @@ def test_exif_orientation_is_honoured(decoder: Decoder) -> None:
     np.testing.assert_array_equal(turned, decoder.read(encode(image.transpose(Image.Transpose.ROTATE_270))))
 
 
+def test_a_turned_jpeg_of_the_inputs_own_size_is_turned_too(decoder: Decoder) -> None:
+    image = smooth(32, 32)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # shown upside down
+    upright, turned = decoder.read(encode(image, "JPEG")), decoder.read(encode(image, "JPEG", exif=exif))
+    np.testing.assert_array_equal(turned, upright[:, ::-1, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"subsampling": 1, "progressive": True}),
+        ("RGB", {"keep_rgb": True}),
+        ("L", {}),
+        ("CMYK", {}),
+    ],
+)
+def test_every_kind_of_jpeg_is_what_pillow_makes_of_it(decoder: Decoder, mode: str, options: dict[str, Any]) -> None:
+    data = encode(smooth(32, 32).convert(mode), "JPEG", **options)
+    as_pillow = encode(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decoder.read(data), decoder.read(as_pillow))
+
+
+def test_a_jpeg_of_the_cut_outs_size_is_resized_first() -> None:
+    decoder = decoder_for(28, resize=32)
+    image = smooth(28, 28)
+    same = Image.open(io.BytesIO(encode(image, "JPEG", quality=95)))
+    np.testing.assert_array_equal(decoder.read(encode(image, "JPEG", quality=95)), decoder.read(encode(same)))
+    decoder.close()
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_every_format_is_read(decoder: Decoder, kind: str) -> None:
     grey = Image.new("RGB", (32, 32), (128, 128, 128))
@@ -126,9 +158,10 @@ def test_a_strip_that_resizing_would_blow_up_is_refused(decoder: Decoder) -> Non
         decoder.read(encode(Image.new("RGB", (1_000_000, 1))))
 
 
+@pytest.mark.parametrize("side", [32, 64])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_truncated_image_is_invalid(decoder: Decoder, kind: str) -> None:
-    data = encode(noise(64, 64), kind)
+def test_a_truncated_image_is_invalid(decoder: Decoder, kind: str, side: int) -> None:
+    data = encode(noise(side, side), kind)
     with pytest.raises(InvalidError, match=r"body\.image: cannot be decoded"):
         decoder.read(data[: len(data) // 2], "body.image")
 
@@ -157,10 +190,10 @@ async def test_the_pool_and_the_line_before_it_are_bounded() -> None:
 async def test_a_small_image_needs_no_thread(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thumbnail of a few kilobytes is not small: what counts is what it is decoded to."""
     threads: list[str] = []
-    monkeypatch.setattr(Decoder, "_fit", _noting(Decoder._fit, threads))
-    await decoder.decode(encode(smooth(32, 32), "JPEG"))
-    await decoder.decode(encode(Image.new("RGB", (400, 400))))
-    assert [thread.startswith("decode") for thread in threads] == [False, True]
+    monkeypatch.setattr(Decoder, "_normalise", _noting(Decoder._normalise, threads))
+    for image in (encode(smooth(32, 32), "JPEG"), encode(smooth(40, 32)), encode(Image.new("RGB", (400, 400)))):
+        await decoder.decode(image)
+    assert [thread.startswith("decode") for thread in threads] == [False, False, True]
 
 
 def _noting(method: Callable[..., Any], threads: list[str]) -> Callable[..., Any]:
