@@ -101,6 +101,8 @@ class Anytime:
         """
         first, *wider = situation.segments[0]
         limit, widest = min(map(_limit, entries)), min(map(_widest_of, entries))
+        if limit == 1 or widest == 1:
+            return first
         if entries[0].deadline > _patient_from(situation):
             widest = next(
                 (size for size in range(1, min(widest, len(situation.segments))) if situation.queues[size]), widest
