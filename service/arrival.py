@@ -36,6 +36,8 @@ class Head:
     """Instant (monotonic seconds) at which the head was complete, as far as can be known."""
     request_id: str
     """The client's own if it is sane, else a new one."""
+    due_at: float | None = None
+    """Instant at which a single answer was due, once there is one."""
     ended_at: float | None = None
     """Instant from which on a single answer had only to be sent, once that is known."""
     status: int | None = None

@@ -45,8 +45,12 @@ def create_front(service: Service) -> FastAPI:
     def on_end(path: str, head: Head, seconds: float) -> None:
         if path.startswith("/predict"):
             service.recorder.request(endpoint=path, outcome=_outcome(head.status), seconds=seconds)
+            over_at = head.arrived_at + seconds
             if head.ended_at is not None and head.status == 200:
-                service.reserve.observe(head.arrived_at + seconds - head.ended_at)
+                service.reserve.observe(over_at - head.ended_at)
+            missed = head.status == 504 or (head.due_at is not None and over_at > head.due_at)
+            # Unless the loop lags, it was the client's upload or the engine that took too long.
+            service.strain.ended(let_down=missed and service.lag.seconds > 0)
 
     app.add_middleware(Arrival, clock=service.clock, waited=lambda: service.lag.seconds, on_end=on_end)
     return app

@@ -16,6 +16,8 @@ from service.images import Decoder
 from service.lag import LoopLag
 from service.reserve import Reserve
 from service.settings import Settings
+from service.strain import Strain
+from service.turns import Turns
 
 __all__ = ["Service"]
 
@@ -37,6 +39,8 @@ class Service:
         )
         self.lag = LoopLag()
         self.reserve = Reserve(settings.reply_ms / 1e3)
+        self.strain = Strain(manifest.table, engine.clock)
+        self.turns = Turns()
         self._delivery = Delivery(engine)
 
     @property

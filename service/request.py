@@ -31,7 +31,7 @@ class StopReason(StrEnum):
     """`max_ensemble_size` is reached."""
     POLICY = "policy"
     """The scheduling policy decides on this ensemble size: a baseline before anything ran; `anytime` where so many wait
-    for a first leaf that there is no time for a further one."""
+    for a first leaf that there is no time for a further one; the service itself, where it is behind with replies."""
     CONFIDENCE = "confidence"
     """The calibrated top probability reached `min_confidence`; or, without one, was all but 1 and others waited."""
     DRAIN = "drain"
@@ -65,6 +65,8 @@ class Budget:
     """Calibrated top probability (0..1) that is enough to stop; 1 asks for everything, None stops when it is all but
     certain and others wait."""
     priority: Priority = Priority.NORMAL
+    refine: bool = True
+    """Whether there is to be more than a first leaf."""
     every_size: bool = False
     """Whether a refinement of every ensemble size is wanted, though several leaves at once may be faster."""
 
@@ -84,6 +86,8 @@ class Budget:
             limits.append((self.max_ensemble_size, StopReason.ENSEMBLE_SIZE))
         if self.max_flops is not None:
             limits.append((bisect_right(flops, self.max_flops) - 1, StopReason.FLOPS))
+        if not self.refine:
+            limits.append((1, StopReason.POLICY))
         size, reason = min(limits, key=lambda limit: limit[0])
         if size < 1 and reason is StopReason.FLOPS:
             raise BudgetError(f"max_flops is {self.max_flops}, but the first leaf takes {flops[1]}")

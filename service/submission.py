@@ -29,6 +29,7 @@ from service.lifecycle import Service
 from service.problems import faults_of
 from service.request import Budget, Priority, Refinement
 from service.schemas import Answer, Options, Prediction
+from service.strain import SECONDS as STRAIN_SECONDS
 from service.upload import read_upload
 
 __all__ = ["EVENT_STREAM", "PARAMETERS", "STREAM_PATH", "Submission", "submit", "wants_stream"]
@@ -165,6 +166,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
                 deadline = instant(deadline_ms)
                 timeout.reschedule(asyncio.get_running_loop().time() + deadline - clock())
             top_k = _check(options, service)
+            await service.turns.next()
             images = await _decoded(service.decoder, upload.images)
     except TimeoutError as error:
         service.recorder.deadline_missed()
@@ -177,6 +179,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
         priority=PRIORITIES[options.priority],
+        refine=deadline_ms > 1e3 * STRAIN_SECONDS or options.min_confidence == 1 or not service.strain.too_high,
         every_size=wants_stream(request) if options.every_size is None else options.every_size,
     )
     submitted_at = clock()
