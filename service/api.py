@@ -92,6 +92,7 @@ async def predict(request: Request) -> Response:
             if submission.is_list:
                 return await _list(submission)
             refinement = await submission.mailboxes[0].answer()
+    submission.service.turns.observe(refinement.first_at - submission.turn_at)
     head = submission.head
     head.due_at, head.ended_at = head.arrived_at + submission.deadline_ms / 1e3, refinement.ended_at
     body = submission.answer(refinement).model_dump_json()

@@ -40,7 +40,7 @@ class Service:
         self.lag = LoopLag()
         self.reserve = Reserve(settings.reply_ms / 1e3)
         self.strain = Strain(manifest.table, engine.clock)
-        self.turns = Turns()
+        self.turns = Turns(engine.clock)
         self._delivery = Delivery(engine)
 
     @property

@@ -69,6 +69,8 @@ class Submission:
     deadline_ms: float
     """When the answer is due, counted from the arrival of the head."""
     top_k: int
+    turn_at: float
+    """When its images were taken up."""
     decoded_at: float
     submitted_at: float
     mailboxes: list[Mailbox]
@@ -166,7 +168,9 @@ async def _admitted(request: Request, service: Service) -> Submission:
                 deadline = instant(deadline_ms)
                 timeout.reschedule(asyncio.get_running_loop().time() + deadline - clock())
             top_k = _check(options, service)
-            await service.turns.next()
+            priority = PRIORITIES[options.priority]
+            await service.turns.next(deadline, priority)
+            turn_at = clock()
             images = await _decoded(service.decoder, upload.images)
     except TimeoutError as error:
         service.recorder.deadline_missed()
@@ -178,7 +182,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         max_flops=options.max_flops,
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
-        priority=PRIORITIES[options.priority],
+        priority=priority,
         refine=deadline_ms > 1e3 * STRAIN_SECONDS or options.min_confidence == 1 or not service.strain.too_high,
         every_size=wants_stream(request) if options.every_size is None else options.every_size,
     )
@@ -199,6 +203,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         head=head,
         deadline_ms=deadline_ms,
         top_k=top_k,
+        turn_at=turn_at,
         decoded_at=decoded_at,
         submitted_at=submitted_at,
         mailboxes=mailboxes,
