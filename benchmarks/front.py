@@ -79,7 +79,6 @@ def measure(
     url: str, images: Sequence[bytes], processes: int, connections: int, seconds: float, size: int
 ) -> dict[str, Any]:
     """One row: everything but what was started."""
-    figures = Client(url)
     with ProcessPoolExecutor(processes) as clients:
 
         def load(seconds: float) -> Outcomes:
@@ -89,11 +88,11 @@ def measure(
             return [outcome for job in jobs for outcome in job.result()]
 
         load(min(1.0, seconds))  # warm-up: processes, connections, caches
-        before = samples(figures.get("/metrics"))
+        before = samples(Client(url).get("/metrics"))
         started = time.perf_counter()
         outcomes = load(seconds)
         took = time.perf_counter() - started
-        after = samples(figures.get("/metrics"))
+        after = samples(Client(url).get("/metrics"))  # another one: idle connections are closed meanwhile
     gaps = histogram(before, after, GAP)
     steps = after[f"{BATCH}_count", ""] - before[f"{BATCH}_count", ""]
     times = [milliseconds for status, milliseconds in outcomes if status == 200]
