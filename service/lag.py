@@ -17,6 +17,8 @@ INTERVAL = 0.005
 """Seconds between two beats."""
 BEATS = 8
 """That it looks back on: a burst is forgotten after some 40 ms."""
+PAUSE_BEATS = 2
+"""That a single late one counts for."""
 RESOLUTION = 0.0015
 """Seconds by which the timers of an idle loop are late at most."""
 
@@ -25,14 +27,15 @@ class LoopLag:
     """The lag of the event loop that starts it."""
 
     def __init__(self) -> None:
-        self._lates = deque([0.0], BEATS)
+        self._lates = deque([0.0] * BEATS, BEATS)
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def seconds(self) -> float:
         """How long ago what is seen now became ready, at most."""
-        latest = max(self._lates)
-        return latest if latest > RESOLUTION else 0.0
+        *_, usual, _ = sorted(self._lates)
+        late = max(usual, *list(self._lates)[-PAUSE_BEATS:])
+        return late if late > RESOLUTION else 0.0
 
     def start(self) -> None:
         """Watch the running loop."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.lag import BEATS, INTERVAL, LoopLag
+from service.lag import BEATS, INTERVAL, PAUSE_BEATS, LoopLag
 
 pytestmark = pytest.mark.anyio
 
@@ -36,14 +36,32 @@ async def test_it_is_what_a_turn_took_and_is_forgotten() -> None:
         lag.stop()
 
 
-async def test_who_waited_longer_than_its_deadline_is_refused_unread(serving: Any, photo: bytes) -> None:
+async def test_one_pause_is_forgotten_sooner_than_what_lasts() -> None:
+    lag = LoopLag()
+    lag.start()
+    try:
+        for _ in range(20):  # the machine may pause, too
+            await held_up(0.2)
+            assert lag.seconds > 0.15
+            await asyncio.sleep((PAUSE_BEATS + 2) * INTERVAL)
+            if lag.seconds < 0.15:
+                break
+            await asyncio.sleep(2 * BEATS * INTERVAL)
+        else:
+            pytest.fail("it is held against those who come later")
+    finally:
+        lag.stop()
+
+
+async def test_who_waited_longer_than_its_deadline_is_refused_unread(
+    serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     headers = {"content-type": "image/jpeg"}
     async with serving() as served:
-        await held_up(0.3)
+        monkeypatch.setattr(LoopLag, "seconds", 0.3)
         late = await served.client.post("/predict?deadline_ms=200", content=photo, headers=headers)
         assert late.status_code == 504
         assert served.metric("hne_deadline_missed_total") == 1
         assert served.metric("hne_step_batch_size_count") == 0
-        await held_up(0.3)
         patient = await served.client.post("/predict?deadline_ms=20000", content=photo, headers=headers)
         assert patient.json()["elapsed_ms"] > 100, "it counts from when it came, not from its turn"
