@@ -44,11 +44,12 @@ def create_front(service: Service) -> FastAPI:
 
     def on_end(path: str, head: Head, seconds: float) -> None:
         if path.startswith("/predict"):
-            service.recorder.request(endpoint=path, outcome=_outcome(head.status), seconds=seconds)
+            outcome = _outcome(head.status)
+            service.recorder.request(endpoint=path, outcome=outcome, seconds=seconds)
             over_at = head.arrived_at + seconds
             if head.ended_at is not None and head.status == 200:
                 service.reserve.observe(over_at - head.ended_at)
-            missed = head.status == 504 or (head.due_at is not None and over_at > head.due_at)
+            missed = outcome == "deadline_missed" or (head.due_at is not None and over_at > head.due_at)
             # Unless the loop lags, it was the client's upload or the engine that took too long.
             service.strain.ended(let_down=missed and service.lag.seconds > 0)
 

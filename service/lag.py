@@ -28,14 +28,13 @@ class LoopLag:
 
     def __init__(self) -> None:
         self._lates = deque([0.0] * BEATS, BEATS)
+        self._seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def seconds(self) -> float:
         """How long ago what is seen now became ready, at most."""
-        *_, usual, _ = sorted(self._lates)
-        late = max(usual, *list(self._lates)[-PAUSE_BEATS:])
-        return late if late > RESOLUTION else 0.0
+        return self._seconds
 
     def start(self) -> None:
         """Watch the running loop."""
@@ -55,4 +54,7 @@ class LoopLag:
     def _beat(self) -> None:
         late = time.monotonic() - self._due
         self._lates.append(max(late, 0.0))
+        *_, usual, _ = sorted(self._lates)
+        latest = max(usual, *list(self._lates)[-PAUSE_BEATS:])
+        self._seconds = latest if latest > RESOLUTION else 0.0
         self._wait()

@@ -45,7 +45,7 @@ class Upload:
 
     images: dict[str, bytes]
     options: Options | None = None
-    """None where this form of the body has no place for them."""
+    """None where none came."""
     is_list: bool = False
     """Whether the answer is a list."""
 
@@ -89,7 +89,7 @@ async def _from_form(request: Request, max_images: int) -> Upload:
             else:
                 raise InvalidError({f"body.{name}": f"is no field for a file; valid: {', '.join(FILE_FIELDS)}"})
     try:
-        options = Options.model_validate(fields)
+        options = Options.model_validate(fields) if fields else None
     except ValidationError as error:
         raise InvalidError(faults_of(error, "body")) from error
     if not images:

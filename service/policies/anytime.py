@@ -101,22 +101,21 @@ class Anytime:
         """
         first, *wider = situation.segments[0]
         limit, widest = min(map(_limit, entries)), min(map(_widest_of, entries))
-        if limit == 1 or widest == 1:
-            return first
         if entries[0].deadline > _patient_from(situation):
             widest = next(
                 (size for size in range(1, min(widest, len(situation.segments))) if situation.queues[size]), widest
             )
+        allowed = [segment for segment in wider if segment.stop <= min(limit, widest)]
+        if not allowed:
+            return first
         slack = (entries[0].deadline - situation.now) / self._kappa(situation)
         costs, batch = situation.costs, len(entries)
         longest = min(slack, self._longest(situation), self._spared(situation, entries))
         steps = list(accumulate(costs.expected(leaves[0], batch) for leaves in situation.segments))
         fitting = [first]
-        for segment in wider:
-            if segment.width > widest:
-                break
+        for segment in allowed:
             seconds = costs.expected(segment, batch)
-            if segment.stop <= limit and seconds <= longest and PAYS * seconds <= steps[segment.stop - 1]:
+            if seconds <= longest and PAYS * seconds <= steps[segment.stop - 1]:
                 fitting.append(segment)
         if slack < inf:
             return fitting[-1]
