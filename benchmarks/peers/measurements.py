@@ -20,7 +20,7 @@ from benchmarks.load.plan import constant, draw_plan
 from benchmarks.peers.record import Cell, Record
 from benchmarks.peers.servers import Server, ServerError, running
 from benchmarks.peers.workload import Workload
-from benchmarks.peers.yardstick import Yardstick
+from benchmarks.peers.yardstick import Yardstick, work_ms
 
 __all__ = ["Bench", "deadline_ms"]
 
@@ -53,15 +53,15 @@ class Bench:
     """Class names and encoded images."""
     rhos: Sequence[float]
     seconds: float
-    repeats: int
     seed: int
     logs: Path
 
-    def overhead(self, server: Server, python: Path, base: Workload) -> None:
-        """One request at a time, the single network, no batching."""
-        cell = Cell(server=server.name, networks=1, deadline="none", rho=0.0)
+    def overhead(self, server: Server, python: Path, base: Workload, repeat: int) -> None:
+        """One request at a time, the single network, no batching; what that takes without a server, just before."""
+        cell = Cell(server=server.name, networks=1, deadline="none", rho=0.0, repeat=repeat)
         if self.record.find(cell) is not None:
             return
+        work = work_ms(base, [image for _, image in self.images])
         workload = replace(base, deadline_ms=RELAXED_MS, queue_ms=RELAXED_MS, max_batch=1, batch_wait_ms=0.0)
         with self._running(server, python, workload, cell) as url:
             connection = _connection(url)
@@ -76,14 +76,12 @@ class Bench:
                     raise ServerError(f"{server.name} answers {status} when it is idle: see {self._log(cell)}")
             connection.close()
         milliseconds = median(times[ALONE // 3 :])
-        self.record.add(cell, {"p50 ms": milliseconds, "overhead ms": milliseconds - self.yardstick.request_ms})
+        self.record.add(cell, {"p50 ms": milliseconds, "work ms": work, "overhead ms": milliseconds - work})
 
-    def goodput(self, server: Server, python: Path, base: Workload, deadline: str) -> None:
+    def goodput(self, server: Server, python: Path, base: Workload, deadline: str, repeat: int) -> None:
         """Open loop, at every load."""
         cells = [
-            Cell(server=server.name, networks=base.size, deadline=deadline, rho=rho, repeat=repeat)
-            for repeat in range(self.repeats)
-            for rho in self.rhos
+            Cell(server=server.name, networks=base.size, deadline=deadline, rho=rho, repeat=repeat) for rho in self.rhos
         ]
         missing = [cell for cell in cells if self.record.find(cell) is None]
         if not missing:
@@ -145,7 +143,7 @@ class Bench:
                 ) from error
 
     def _log(self, cell: Cell) -> Path:
-        return self.logs / f"{cell.server}-{cell.networks}-{cell.deadline}.log"
+        return self.logs / f"{cell.server}-{cell.networks}-{cell.deadline}-{cell.repeat}.log"
 
 
 def _connection(url: str) -> http.client.HTTPConnection:

@@ -19,9 +19,11 @@ def print_tables(record: Record) -> None:
     """Overhead, then goodput: a line per server and networks, a column per rho, the median of the repeats."""
     alone = [row for row in record.rows if row["deadline"] == "none"]
     if alone:
-        print(f"\none request at a time, the single network, {record['yardstick']['request_ms']:.2f} ms of work: ms")
-    for row in alone:
-        print(f"{row['server']:>12}  p50 {row['p50 ms']:6.2f}  overhead {row['overhead ms']:6.2f}")
+        print("\none request at a time, the single network: ms")
+    for server in dict.fromkeys(row["server"] for row in alone):
+        rows = [row for row in alone if row["server"] == server]
+        p50, overhead = (median(row[name] for row in rows) for name in ("p50 ms", "overhead ms"))
+        print(f"{server:>12}  p50 {p50:6.2f}  overhead {overhead:6.2f}")
     for deadline in _deadlines(record):
         rhos = sorted({row["rho"] for row in record.rows if row["deadline"] == deadline})
         limit = next(row["deadline ms"] for row in record.rows if row["deadline"] == deadline)

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
+from itertools import cycle, takewhile
 from statistics import median
 
 from benchmarks.peers.workload import Classifier, Workload
 
-__all__ = ["Yardstick", "measured"]
+__all__ = ["Yardstick", "measured", "work_ms"]
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 ROUNDS = 15
@@ -25,8 +25,6 @@ class Yardstick:
     """A batch of the full ensemble, by its size."""
     single_ms: dict[str, float]
     """A batch of the single network, by its size."""
-    request_ms: float
-    """Decoding one image and the single network: the work in a request of the overhead measurement."""
 
     @property
     def capacity(self) -> float:
@@ -45,15 +43,17 @@ class Yardstick:
 def measured(full: Workload, single: Workload, images: Sequence[bytes]) -> Yardstick:
     """Measure both graphs; takes some seconds."""
     ensemble, network = Classifier(full), Classifier(single)
+    return Yardstick(full_ms=_by_batch(ensemble, images), single_ms=_by_batch(network, images))
+
+
+def work_ms(single: Workload, images: Sequence[bytes]) -> float:
+    """Milliseconds of decoding an image and of the single network: what a request of the overhead measurement works."""
+    network, upcoming = Classifier(single), cycle(images)
 
     def request() -> None:
-        network.predict([network.read(images[0])])
+        network.predict([network.read(next(upcoming))])
 
-    return Yardstick(
-        full_ms=_by_batch(ensemble, images),
-        single_ms=_by_batch(network, images),
-        request_ms=_median_ms(request, 10 * ROUNDS),
-    )
+    return _median_ms(request, 10 * ROUNDS)
 
 
 def _by_batch(classifier: Classifier, images: Sequence[bytes]) -> dict[str, float]:

@@ -118,7 +118,7 @@ def test_a_workload_reaches_a_server_through_its_environment(tmp_path: Path) -> 
 
 def test_batches_are_the_largest_of_which_two_fit_into_the_deadline() -> None:
     times = {"1": 4.0, "2": 6.0, "4": 10.0, "8": 18.0, "16": 34.0, "32": 66.0}
-    yardstick = Yardstick(full_ms=times, single_ms=times, request_ms=1.0)
+    yardstick = Yardstick(full_ms=times, single_ms=times)
     assert [yardstick.max_batch(True, deadline) for deadline in (5, 8, 19.9, 20, 36, 1000)] == [1, 1, 2, 4, 8, 32]
     assert yardstick.capacity == pytest.approx(32 / 0.066)
 

@@ -5,70 +5,97 @@ from typing import Any
 import pytest
 
 from service.lag import LoopLag
-from service.strain import SECONDS, Strain
+from service.strain import GROWTH, LESS, RECENT, SECONDS, Strain
 from tests.service.engines import FakeClock
 from tests.service.situations import figures
 
 JPEG = {"content-type": "image/jpeg"}
 
 
-def ended(strain: Strain, *, well: int = 0, let_down: int = 0) -> None:
-    for count, how in ((well, False), (let_down, True)):
-        for _ in range(count):
-            strain.ended(let_down=how)
+def ended(strain: Strain, clock: FakeClock, *, count: int, rate: float, lost_of: int = 0) -> None:
+    """`count` requests end at a rate; every `lost_of`-th is let down."""
+    for number in range(1, count + 1):
+        clock.now += 1 / rate
+        strain.ended(let_down=bool(lost_of) and number % lost_of == 0)
 
 
 def test_it_is_too_high_where_more_is_lost_than_gained() -> None:
-    strain = Strain(figures([0.8, 0.83, 0.84]), FakeClock())  # five in a hundred
+    clock = FakeClock()
+    strain = Strain(figures([0.8, 0.83, 0.84]), clock)  # five in a hundred
     assert not strain.too_high
-    ended(strain, well=96, let_down=4)
+    ended(strain, clock, count=1000, rate=200, lost_of=25)
     assert not strain.too_high
-    ended(strain, let_down=2)
+    ended(strain, clock, count=200, rate=200, lost_of=15)
     assert strain.too_high
 
 
-def test_it_is_forgotten_within_a_second() -> None:
+def test_a_lower_load_is_bearable_at_once() -> None:
     clock = FakeClock()
     strain = Strain(figures([0.8, 0.84]), clock)
-    ended(strain, let_down=5)
-    clock.now += 0.9 * SECONDS
+    ended(strain, clock, count=200, rate=200, lost_of=10)
     assert strain.too_high
-    clock.now += 0.2 * SECONDS
+    ended(strain, clock, count=RECENT, rate=0.7 * 200)
     assert not strain.too_high
-    ended(strain, well=30, let_down=1)
-    assert not strain.too_high, "what is forgotten does not count again"
+    ended(strain, clock, count=RECENT, rate=200)
+    assert strain.too_high, "what was learned is kept"
+    clock.now += 1
+    assert not strain.too_high, "nobody came for a second"
 
 
-def test_nothing_is_lost_for_a_model_that_gains_nothing() -> None:
-    strain = Strain(figures([0.8, 0.79]), FakeClock())
-    ended(strain, well=3)
+def test_more_is_tried_with_time() -> None:
+    clock = FakeClock()
+    strain = Strain(figures([0.8, 0.84]), clock)
+    ended(strain, clock, count=200, rate=200, lost_of=10)
+    seconds = (1 / LESS - 1) / GROWTH
+    ended(strain, clock, count=round(0.7 * seconds * 200), rate=200)
+    assert strain.too_high
+    ended(strain, clock, count=round(0.6 * seconds * 200), rate=200)
     assert not strain.too_high
-    ended(strain, let_down=1)
+    clock.now += 30 * 24 * 3600
+    ended(strain, clock, count=RECENT, rate=2000)
+    assert not strain.too_high, "after a month it knows nothing"
+
+
+def test_what_is_lost_where_nobody_is_refined_does_not_count() -> None:
+    clock = FakeClock()
+    strain = Strain(figures([0.8, 0.84]), clock)
+    ended(strain, clock, count=200, rate=200, lost_of=10)
+    ended(strain, clock, count=4000, rate=2000, lost_of=2)
+    ended(strain, clock, count=RECENT, rate=0.75 * 200)
+    assert not strain.too_high, "it has learned nothing more of 200 per second"
+
+
+def test_one_that_is_lost_may_be_chance() -> None:
+    clock = FakeClock()
+    strain = Strain(figures([0.8, 0.79]), clock)  # refining gains nothing
+    ended(strain, clock, count=100, rate=50, lost_of=70)
+    assert not strain.too_high
+    ended(strain, clock, count=100, rate=50, lost_of=30)
     assert strain.too_high
 
 
 @pytest.mark.anyio
-async def test_the_urgent_get_a_first_leaf_only(serving: Any, photo: bytes) -> None:
+async def test_the_urgent_get_a_first_leaf_only(serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Strain, "too_high", True)
     async with serving() as served:
 
         async def size(options: str) -> tuple[int, str]:
             answer = (await served.client.post(f"/predict?{options}", content=photo, headers=JPEG)).json()
             return answer["ensemble_size"], answer["stop_reason"]
 
-        ended(served.app.state.service.strain, let_down=1000)
         assert await size(f"deadline_ms={900 * SECONDS}") == (1, "policy")
-        full = await size(f"deadline_ms={20_000 * SECONDS}")
-        assert full == (16, "complete"), "who has longer than it is remembered waits until it is over"
-        ended(served.app.state.service.strain, let_down=1000)
+        assert await size(f"deadline_ms={20_000 * SECONDS}") == (16, "complete"), "who has so long is not urgent"
         assert (await size(f"deadline_ms={900 * SECONDS}&min_confidence=1"))[0] > 1, "who asks for everything"
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("lag", "counts"), [(0.0, False), (0.3, True)])
+@pytest.mark.parametrize("lag", [0.0, 0.3])
 async def test_what_is_missed_counts_where_the_loop_lags(
-    serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch, lag: float, counts: bool
+    serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch, lag: float
 ) -> None:
+    heard: list[bool] = []
+    monkeypatch.setattr(Strain, "ended", lambda _, *, let_down: heard.append(let_down))
     async with serving() as served:
         monkeypatch.setattr(LoopLag, "seconds", lag)
         assert (await served.client.post("/predict?deadline_ms=1", content=photo, headers=JPEG)).status_code == 504
-        assert served.app.state.service.strain.too_high is counts
+        assert heard == [lag > 0]
