@@ -15,20 +15,24 @@ from math import inf
 
 from model_core.package import EnsembleFigures
 
-__all__ = ["SECONDS", "Strain"]
+__all__ = ["URGENT_SECONDS", "Strain"]
 
-SECONDS = 1.0
-"""Over how long it is counted what is lost."""
-ENOUGH = 2
-"""Fewer that are lost in this time may be chance."""
+URGENT_SECONDS = 1.0
+"""Who has longer is not urgent: if there is no time to refine now, there will be."""
 RECENT = 64
 """Requests over which the load is taken."""
 MOMENT = 1e-3
-"""Seconds at least in which these ended, so that there is a load."""
+"""Seconds at least in which they ended, so that there is a load."""
+TRIAL = 128
+"""Requests after one that is lost, which show whether that was chance and at which load it happens."""
+TRIAL_SECONDS = 5.0
+"""A longer one is given up: at such a load it is not the load that lets them down."""
+ENOUGH = 2
+"""Fewer of them that are lost too are chance."""
 LESS = 0.8
 """Bearable is so much of a load that was too high."""
-GROWTH = 0.02
-"""The share of it by which it grows per second: the fifth is made up for in twelve and a half."""
+GROWTH = 0.01
+"""The share of it by which it grows per second: the fifth is made up for in twenty-five."""
 
 
 class Strain:
@@ -41,41 +45,41 @@ class Strain:
         first = table[0].accuracy
         self._gain = max(row.accuracy for row in table) / first - 1 if first else 1.0
         self._clock = clock
-        self._recent: deque[float] = deque(maxlen=RECENT)
-        self._ended: deque[float] = deque()
-        self._let_down: deque[float] = deque()
+        self._ended: deque[float] = deque(maxlen=RECENT)
         self._bearable = inf
         """Requests per second, when it was last learned."""
         self._learned_at = 0.0
+        self._refined_from = 0.0
+        """The last instant at which the load was too high. Who came before says nothing about refining."""
+        self._trial = 0
+        """Requests that are left of a trial; 0 if there is none."""
+        self._trial_began_at = 0.0
+        self._lost = 0
 
-    def ended(self, *, let_down: bool) -> None:
+    def ended(self, *, arrived_at: float, let_down: bool) -> None:
         """A request is over; `let_down` if the front did not get to it in time."""
         now = self._clock()
-        self._recent.append(now)
         self._ended.append(now)
-        if let_down:
-            self._let_down.append(now)
-        for instants in (self._ended, self._let_down):
-            while instants and instants[0] <= now - SECONDS:
-                instants.popleft()
-        # What is lost at a load at which nobody is refined says nothing about refining.
-        if let_down and self._loses and not self.too_high and (load := self._load(now)):
-            self._bearable, self._learned_at = LESS * load, now
-            self._let_down.clear()
+        if self.too_high:
+            self._refined_from = now
+        if now - self._trial_began_at > TRIAL_SECONDS:
+            self._trial = 0
+        if self._trial:
+            self._trial -= 1
+            self._lost += let_down
+            if not self._trial and self._lost >= ENOUGH and self._lost > self._gain * TRIAL:
+                load = TRIAL / max(now - self._trial_began_at, MOMENT)
+                self._bearable, self._learned_at = min(LESS * load, self._limit(now)), now
+        elif let_down and arrived_at > self._refined_from:
+            self._trial, self._trial_began_at, self._lost = TRIAL, now, 0
 
     @property
     def too_high(self) -> bool:
         """Whether the load is higher than what is bearable beside refinements."""
-        if self._bearable == inf:
+        if self._bearable == inf or len(self._ended) < RECENT:
             return False
         now = self._clock()
-        return self._load(now) > self._bearable * (1 + GROWTH * (now - self._learned_at))
+        return RECENT / max(now - self._ended[0], MOMENT) > self._limit(now)
 
-    @property
-    def _loses(self) -> bool:
-        """Whether more is lost than refining gains."""
-        return len(self._let_down) >= ENOUGH and len(self._let_down) > self._gain * len(self._ended)
-
-    def _load(self, now: float) -> float:
-        """Requests per second; 0 until there have been enough."""
-        return RECENT / max(now - self._recent[0], MOMENT) if len(self._recent) == RECENT else 0.0
+    def _limit(self, now: float) -> float:
+        return self._bearable * (1 + GROWTH * (now - self._learned_at))

@@ -29,7 +29,7 @@ from service.lifecycle import Service
 from service.problems import faults_of
 from service.request import Budget, Priority, Refinement
 from service.schemas import Answer, Options, Prediction
-from service.strain import SECONDS as STRAIN_SECONDS
+from service.strain import URGENT_SECONDS
 from service.upload import read_upload
 
 __all__ = ["EVENT_STREAM", "PARAMETERS", "STREAM_PATH", "Submission", "submit", "wants_stream"]
@@ -183,7 +183,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
         priority=priority,
-        refine=deadline_ms > 1e3 * STRAIN_SECONDS or options.min_confidence == 1 or not service.strain.too_high,
+        refine=deadline_ms > 1e3 * URGENT_SECONDS or options.min_confidence == 1 or not service.strain.too_high,
         every_size=wants_stream(request) if options.every_size is None else options.every_size,
     )
     submitted_at = clock()
