@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from service.api import ROUTES
 from service.arrival import Arrival, Head
@@ -38,7 +39,15 @@ def create_front(service: Service) -> FastAPI:
         finally:
             await service.close()
 
-    app = FastAPI(title="HNE Serve", version=_version(), description=DESCRIPTION, lifespan=lifespan, routes=ROUTES)
+    # /docs comes with its scripts, so it works without the Internet. Not so /redoc, which fetches a logo.
+    app = FastAPIOffline(
+        title="HNE Serve",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        routes=ROUTES,
+        redoc_url=None,
+    )
     app.state.service = service
     add_problem_handlers(app)
 

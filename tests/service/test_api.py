@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,17 @@ async def test_the_playground_needs_nothing_from_elsewhere(client: httpx.AsyncCl
     response = await client.get("/")
     assert response.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "://" not in response.text
+
+
+async def test_neither_does_the_page_of_the_documentation(client: httpx.AsyncClient) -> None:
+    response = await client.get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    addresses = re.findall(r"""(?:src|href|url)\s*[=:]\s*['"]([^'"]+)['"]""", response.text)
+    assert "/openapi.json" in addresses
+    for address in addresses:
+        assert address.startswith("/")
+        assert (await client.get(address)).status_code == 200
     assert "://" not in response.text
 
 
