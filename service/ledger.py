@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -20,14 +20,11 @@ from service.request import Budget, Failure, Refinement, StopReason, Ticket, Upd
 from service.runners.base import Array, Rows, rows_of
 from service.scheduler import ARRIVALS, URGENT, Costs, Decision, Entry, Queues, Situation
 from service.slots import SlotPool
-from service.window import Window
+from service.window import Rate, Window
 
 __all__ = ["Batch", "Ledger", "Listener", "Request", "tell"]
 
 logger = logging.getLogger(__name__)
-
-MOMENT = 1e-6
-"""Seconds at least in which the last `ARRIVALS` requests came, so that there is a rate."""
 
 Listener = Callable[[Sequence[tuple[Ticket, Update]]], None]
 """Hears all updates of a step for the requests it was given with, at once. Called under the engine's lock: it must not
@@ -93,7 +90,7 @@ class Ledger:
         self._costs = costs
         self._requests: dict[int, Request] = {}
         self._admitted = 0
-        self._arrivals: deque[float] = deque(maxlen=ARRIVALS)
+        self._arrivals = Rate(ARRIVALS)
         self._slacks = Window(ARRIVALS, URGENT, empty=inf)
         self.computing = False
         """Whether a batch has begun and is not released yet."""
@@ -110,7 +107,6 @@ class Ledger:
         self, now: float, *, segments: Sequence[Sequence[Segment]], max_batch: int, steps_run: int
     ) -> Situation:
         """What a policy decides from; `segments`, `max_batch` and `steps_run` as there."""
-        rate = ARRIVALS / max(now - self._arrivals[0], MOMENT) if len(self._arrivals) == ARRIVALS else 0.0
         return Situation(
             queues=self.queues,
             segments=segments,
@@ -120,7 +116,7 @@ class Ledger:
             free_slots=self._pool.available,
             steps_run=steps_run,
             admitted=self._admitted,
-            arrival_rate=rate,
+            arrival_rate=self._arrivals.at(now),
             arrival_slack=self._slacks.value,
         )
 
@@ -134,7 +130,7 @@ class Ledger:
         deadline = inf if budget.deadline is None else budget.deadline
         ticket = Ticket(self._admitted)
         self._admitted += 1
-        self._arrivals.append(now)
+        self._arrivals.add(now)
         if deadline - now >= self._costs.expected(Segment(0), 1):
             self._slacks.add(deadline - now)
         request = Request(

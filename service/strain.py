@@ -9,11 +9,11 @@ TCP learns the rate of a path.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
 
 from model_core.package import EnsembleFigures
+from service.window import MOMENT, Rate
 
 __all__ = ["URGENT_SECONDS", "Strain"]
 
@@ -21,8 +21,6 @@ URGENT_SECONDS = 1.0
 """Who has longer is not urgent: if there is no time to refine now, there will be."""
 RECENT = 64
 """Requests over which the load is taken."""
-MOMENT = 1e-3
-"""Seconds at least in which they ended, so that there is a load."""
 TRIAL = 128
 """Requests after one that is lost, which show whether that was chance and at which load it happens."""
 TRIAL_SECONDS = 5.0
@@ -45,7 +43,7 @@ class Strain:
         first = table[0].accuracy
         self._gain = max(row.accuracy for row in table) / first - 1 if first else 1.0
         self._clock = clock
-        self._ended: deque[float] = deque(maxlen=RECENT)
+        self._ended = Rate(RECENT)
         self._bearable = inf
         """Requests per second, when it was last learned."""
         self._learned_at = 0.0
@@ -59,7 +57,7 @@ class Strain:
     def ended(self, *, arrived_at: float, let_down: bool) -> None:
         """A request is over; `let_down` if the front did not get to it in time."""
         now = self._clock()
-        self._ended.append(now)
+        self._ended.add(now)
         if self.too_high:
             self._refined_from = now
         if now - self._trial_began_at > TRIAL_SECONDS:
@@ -76,10 +74,8 @@ class Strain:
     @property
     def too_high(self) -> bool:
         """Whether the load is higher than what is bearable beside refinements."""
-        if self._bearable == inf or len(self._ended) < RECENT:
-            return False
         now = self._clock()
-        return RECENT / max(now - self._ended[0], MOMENT) > self._limit(now)
+        return self._ended.at(now) > self._limit(now)
 
     def _limit(self, now: float) -> float:
         return self._bearable * (1 + GROWTH * (now - self._learned_at))

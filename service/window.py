@@ -1,11 +1,14 @@
-"""A quantile of the last so many values, kept up to date value by value."""
+"""What is known of the last so many: a quantile of their values, kept up to date value by value, or their rate."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
 
-__all__ = ["Window"]
+__all__ = ["MOMENT", "Rate", "Window"]
+
+MOMENT = 1e-6
+"""Seconds at least in which anything came, so that it has a rate."""
 
 
 class Window:
@@ -29,3 +32,20 @@ class Window:
         if len(self._recent) > self._length:
             del self._ranked[bisect_left(self._ranked, self._recent.popleft())]
         self.value = self._ranked[int(self._quantile * (len(self._ranked) - 1) + 0.5)]
+
+
+class Rate:
+    """How many per second the last `length` came."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._instants: deque[float] = deque(maxlen=length)
+
+    def add(self, now: float) -> None:
+        """One comes."""
+        self._instants.append(now)
+
+    def at(self, now: float) -> float:
+        """Per second; 0, which is unknown, until there have been `length`."""
+        full = len(self._instants) == self._length
+        return self._length / max(now - self._instants[0], MOMENT) if full else 0.0

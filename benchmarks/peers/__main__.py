@@ -15,6 +15,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,13 @@ def main() -> None:
         seed=options.seed,
         logs=work / "logs",
     )
+    pythons = {name: _interpreter(SERVERS[name], record, options.work) for name in options.servers}
     # Repeat by repeat, since a machine's pace changes within minutes: what one server meets, the others meet as well.
     failures = [
         failure
         for repeat in range(options.repeats)
-        for name in options.servers
-        if (failure := _compare(SERVERS[name], bench, full, single, options, repeat))
+        for name, python in pythons.items()
+        if (failure := _compare(SERVERS[name], python, bench, full, single, options.deadlines, repeat))
     ]
     print_tables(record)
     plot(record, options.output.with_suffix(".svg"))
@@ -72,16 +74,27 @@ def main() -> None:
         sys.exit("\n".join(failures))
 
 
+def _interpreter(server: Server, record: Record, work: Path) -> Path:
+    """Of a server's environment, whose versions are put on record."""
+    python = environment_of(server, work)
+    names = SHARED if server.distribution is None else (server.distribution, *SHARED)
+    record["versions"] = (record["versions"] or {}) | {server.name: versions(python, *names)}
+    return python
+
+
 def _compare(
-    server: Server, bench: Bench, full: Workload, single: Workload, options: argparse.Namespace, repeat: int
+    server: Server,
+    python: Path,
+    bench: Bench,
+    full: Workload,
+    single: Workload,
+    deadlines: Sequence[str],
+    repeat: int,
 ) -> str | None:
     """Everything of one server, once; what failed, if anything did. The others are measured all the same."""
-    python = environment_of(server, options.work)
-    names = SHARED if server.distribution is None else (server.distribution, *SHARED)
-    bench.record["versions"] = (bench.record["versions"] or {}) | {server.name: versions(python, *names)}
     try:
         bench.overhead(server, python, single, repeat)
-        for deadline in options.deadlines:
+        for deadline in deadlines:
             for workload in (full,) if server is OURS else (full, single):
                 bench.goodput(server, python, workload, deadline, repeat)
     except ServerError as error:
