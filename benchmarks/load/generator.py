@@ -3,7 +3,7 @@
     outcomes = offer("http://127.0.0.1:8000", plan, images, Predict())
 
 It is to run in another process than the server. Everything is prepared before the first request and read after the
-last: in between it only sends and takes down instants, at some 0.2 ms of processor time a request.
+last: in between it only sends and takes down instants, at XX ms of processor time a request.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import gc
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from math import inf, nan
 
-import aiohttp
-
+from benchmarks.load.connections import Connections, Request, on_fast_loop
 from benchmarks.load.dialects import Ask, Dialect
 from benchmarks.load.outcomes import ANSWERED, LOST, Outcome
 from benchmarks.load.plan import Plan
@@ -25,8 +26,6 @@ __all__ = ["PATIENCE", "closed_loop", "offer"]
 
 PATIENCE = 10.0
 """Seconds to wait for an answer at most; after that the request is lost."""
-KEEP_ALIVE = 2.0
-"""Seconds for which idle connections are used again: less than any server keeps them, so that none closes on us."""
 LEAD = 0.1
 """Seconds from the end of the preparation to the plan's start."""
 BROKEN = 599
@@ -47,14 +46,15 @@ def offer(
     The plan starts at the instant `start` of `time.perf_counter`; if unset, as soon as all is prepared.
     Returns one outcome per request, in the plan's order.
     """
-    asks = [
-        dialect.ask(images[image][1], deadline) for image, deadline in zip(plan.images, plan.deadlines, strict=True)
+    requests = [
+        _request(url, dialect.ask(images[image][1], deadline))
+        for image, deadline in zip(plan.images, plan.deadlines, strict=True)
     ]
-    run = _Run(plan, asks, dialect.first_prediction, patience, start)
+    run = _Run(plan, requests, dialect.first_prediction, patience, start)
     gc.collect()
     gc.disable()  # a collection in between would hold back what is due
     try:
-        asyncio.run(run(url))
+        on_fast_loop(run(url))
     finally:
         gc.enable()
     return [run.outcome(index, dialect, images[image][0]) for index, image in enumerate(plan.images)]
@@ -70,64 +70,61 @@ def closed_loop(
     asks = [dialect.ask(image, inf) for _, image in images]
     latencies: list[float] = []
 
-    async def client(session: aiohttp.ClientSession, number: int) -> None:
+    async def client(connections: Connections, number: int) -> None:
         stop, sent = time.perf_counter() + seconds, number
-        while time.perf_counter() < stop:
+        while (started := time.perf_counter()) < stop:
             ask = asks[sent % len(asks)]
-            started = time.perf_counter()
-            async with session.post(ask.path, data=ask.body, headers=ask.headers) as response:
-                body = await response.read()
-            latencies.append(time.perf_counter() - started)
-            if response.status != ANSWERED:
-                raise SystemExit(f"{url}{ask.path} answers {response.status}: {body[:200]!r}")
+            reply = await connections.exchange(_request(url, ask))
+            latencies.append(reply.at - started)
+            if reply.status != ANSWERED:
+                raise SystemExit(f"{url}{ask.path} answers {reply.status}: {reply.body[:200]!r}")
             sent += clients
 
     async def all_clients() -> None:
-        async with _session(url, PATIENCE) as session:
-            await asyncio.gather(*(client(session, number) for number in range(clients)))
+        with closing(Connections(url, patience=PATIENCE)) as connections:
+            await asyncio.gather(*(client(connections, number) for number in range(clients)))
 
-    asyncio.run(all_clients())
+    on_fast_loop(all_clients())
     return latencies
 
 
-def _session(url: str, patience: float) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        url,
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
-        timeout=aiohttp.ClientTimeout(total=patience),
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
+def _request(url: str, ask: Ask) -> Request:
+    return Request.post(url, ask.path, ask.headers, ask.body)
 
 
 class _Run:
     """Instants, statuses and bodies of one run."""
 
     def __init__(
-        self, plan: Plan, asks: Sequence[Ask], first_prediction: bytes | None, patience: float, start: float | None
+        self,
+        plan: Plan,
+        requests: Sequence[Request],
+        first_prediction: bytes | None,
+        patience: float,
+        start: float | None,
     ) -> None:
         self._plan = plan
         self._arrivals: list[float] = plan.arrivals.tolist()
-        self._asks = asks
+        self._requests = requests
         self._first_prediction = first_prediction
         self._patience = patience
         self._start = start
-        self._sent, self._answered, self._first = ([nan] * len(asks) for _ in range(3))
-        self._statuses = [LOST] * len(asks)
-        self._bodies = [b""] * len(asks)
+        self._sent, self._answered, self._first = ([nan] * len(requests) for _ in range(3))
+        self._statuses = [LOST] * len(requests)
+        self._bodies = [b""] * len(requests)
 
     async def __call__(self, url: str) -> None:
         loop = asyncio.get_running_loop()
         tasks: list[asyncio.Task[None]] = []
         all_sent = asyncio.Event()
-        async with _session(url, self._patience) as session:
+        with closing(Connections(url, patience=self._patience)) as connections:
             self._zero = time.perf_counter() + LEAD if self._start is None else self._start
 
             def send_due() -> None:
                 now = self._now()
-                while len(tasks) < len(self._asks) and self._arrivals[len(tasks)] <= now:
-                    tasks.append(loop.create_task(self._send(session, len(tasks))))
-                if len(tasks) == len(self._asks):
+                while len(tasks) < len(self._requests) and self._arrivals[len(tasks)] <= now:
+                    tasks.append(loop.create_task(self._send(connections, len(tasks))))
+                if len(tasks) == len(self._requests):
                     all_sent.set()
                 else:
                     signal.setitimer(signal.ITIMER_REAL, max(self._arrivals[len(tasks)] - self._now(), 1e-6))
@@ -142,25 +139,21 @@ class _Run:
                 loop.remove_signal_handler(signal.SIGALRM)
             await asyncio.gather(*tasks)
 
-    async def _send(self, session: aiohttp.ClientSession, index: int) -> None:
-        ask = self._asks[index]
+    async def _send(self, connections: Connections, index: int) -> None:
+        first = self._first_prediction
+        on_body = None if first is None else partial(self._look_for, first, bytearray(), index)
         self._sent[index] = self._now()
         try:
-            async with session.post(ask.path, data=ask.body, headers=ask.headers) as response:
-                if self._first_prediction is None:
-                    self._bodies[index] = await response.read()
-                else:
-                    await self._read_stream(response, index, self._first_prediction)
-                self._answered[index] = self._now()
-                self._statuses[index] = response.status
-        except (aiohttp.ClientError, TimeoutError):
-            pass  # it stays lost
+            reply = await connections.exchange(self._requests[index], on_body)
+        except OSError:
+            return  # it stays lost
+        self._answered[index] = reply.at - self._zero
+        self._statuses[index], self._bodies[index] = reply.status, reply.body
 
-    async def _read_stream(self, response: aiohttp.ClientResponse, index: int, first_prediction: bytes) -> None:
-        async for chunk in response.content.iter_any():
-            self._bodies[index] += chunk
-            if self._first[index] != self._first[index] and first_prediction in self._bodies[index]:
-                self._first[index] = self._now()
+    def _look_for(self, first: bytes, seen: bytearray, index: int, piece: bytes) -> None:
+        seen += piece
+        if self._first[index] != self._first[index] and first in seen:
+            self._first[index] = self._now()
 
     def _now(self) -> float:
         return time.perf_counter() - self._zero
