@@ -2,10 +2,13 @@
 
 Between the two lie a turn of the event loop, the encoding and the socket: a millisecond on an idle machine, many where
 the processor is shared with the engine or with the clients. So it is measured: how long after the engine had no more to
-say an answer was really out, over the last answers.
+say an answer was really out, over the last answers. What was slow under a load that is over tells nothing of the
+present one, and is forgotten.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 from service.window import Window
 
@@ -16,6 +19,8 @@ WINDOW = 256
 """Answers that it looks back on."""
 SHARE = 0.25
 """Of a deadline that is kept back at most, beside the floor."""
+OVER = 2.0
+"""A load is over when it was more than so many times the present one."""
 
 
 class Reserve:
@@ -26,6 +31,8 @@ class Reserve:
         self._lags = Window(WINDOW, QUANTILE, empty=0.0)
         for _ in range(WINDOW):  # the first answers after a start are slow, and are not to stand for all
             self._lags.add(0.0)
+        self._loads = deque([0.0] * WINDOW, maxlen=WINDOW)
+        """Of the same answers."""
 
     @property
     def whole(self) -> float:
@@ -40,6 +47,12 @@ class Reserve:
         """What to keep back of a deadline so many seconds away, so that time is left for a first leaf at all."""
         return self._floor + min(self._lags.value, SHARE * seconds)
 
-    def observe(self, lag: float) -> None:
-        """An answer was out `lag` seconds after it was fixed."""
+    def observe(self, lag: float, *, load: float) -> None:
+        """An answer was out `lag` seconds after it was fixed, while `load` requests per second came (0: not known)."""
+        while self._loads[0] > OVER * load:
+            self._add(0.0, load)
+        self._add(lag, load)
+
+    def _add(self, lag: float, load: float) -> None:
         self._lags.add(lag)
+        self._loads.append(load)

@@ -10,6 +10,7 @@ import asyncio
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from itertools import count
+from operator import attrgetter
 from typing import NamedTuple
 
 from service.request import Priority
@@ -20,6 +21,8 @@ __all__ = ["Turns"]
 QUANTILE = 0.9
 WINDOW = 256
 """First leaves from which it follows how long one takes."""
+SMOOTHING = 16
+"""Turns over which it is averaged how far they lie apart."""
 
 
 class _Waiting(NamedTuple):
@@ -28,10 +31,14 @@ class _Waiting(NamedTuple):
     turn: asyncio.Future[None]
 
 
+_deadline = attrgetter("deadline")
+
+
 class Turns:
     """Lets through one a turn: of the highest priority, the most urgent of those who have as long as it usually takes
-    to a first leaf, as `observe` hears it. The others come when there are none of these, those with most time first:
-    served in the order of arrival when there are too many, all would come just too late.
+    to a first leaf, as `observe` hears it. Where that would be too late for the last of them, those with most time come
+    first, and so they do when nobody has as long: served by urgency when there are too many, all would come just too
+    late.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -39,6 +46,9 @@ class Turns:
         self._waiting: dict[Priority, list[_Waiting]] = {priority: [] for priority in Priority}
         self._numbers = count()
         self._needed = Window(WINDOW, QUANTILE, empty=0.0)
+        self._apart = 0.0
+        """Seconds from one turn to the next while requests wait."""
+        self._last_at = 0.0
         self._taken = False
         """Whether this turn has let one through."""
 
@@ -54,24 +64,31 @@ class Turns:
             insort(self._waiting[priority], _Waiting(deadline, next(self._numbers), turn))
             await turn
         else:
-            self._taken = True
+            self._taken, self._last_at = True, self._clock()
             loop.call_soon(self._pass_on)
 
     def _pass_on(self) -> None:
-        if (turn := self._chosen()) is None:
+        now = self._clock()
+        if (turn := self._chosen(now)) is None:
             self._taken = False
         else:
+            self._apart += (now - self._last_at - self._apart) / SMOOTHING
+            self._last_at = now
             turn.set_result(None)
             turn.get_loop().call_soon(self._pass_on)
 
-    def _chosen(self) -> asyncio.Future[None] | None:
-        in_time = self._clock() + self._needed.value
+    def _chosen(self, now: float) -> asyncio.Future[None] | None:
+        in_time = now + self._needed.value
         for queue in self._waiting.values():
             while queue and queue[0].turn.done():  # it was given up, as most are when their time is over
                 del queue[0]
-            first = bisect_left(queue, in_time, key=lambda waiting: waiting.deadline)
+            first = bisect_left(queue, in_time, key=_deadline)
+            if first == len(queue):
+                continue
+            others = len(queue) - 1 - first
+            next_one = -1 if in_time + others * self._apart > queue[-1].deadline else first
             while first < len(queue):
-                if not (turn := queue.pop(first).turn).done():
+                if not (turn := queue.pop(next_one).turn).done():
                     return turn
         for queue in self._waiting.values():
             while queue:

@@ -1,7 +1,7 @@
 """One request is taken up in each turn of the event loop: of those who can still make it, the most urgent."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -12,14 +12,17 @@ from tests.service.engines import FakeClock
 pytestmark = pytest.mark.anyio
 
 
-async def order(turns: Turns, requests: Sequence[tuple[float, Priority]]) -> list[int]:
+async def order(
+    turns: Turns, requests: Sequence[tuple[float, Priority]], *, tick: Callable[[], None] = lambda: None
+) -> list[int]:
     """Let requests with these deadlines and priorities come while one has its turn; the order in which they get theirs,
-    never two in the same turn."""
+    never two in the same turn. `tick` is called after each."""
     passed: list[int] = []
 
     async def request(number: int) -> None:
         await turns.next(*requests[number])
         passed.append(number)
+        tick()
 
     first = asyncio.create_task(turns.next(float("inf"), Priority.NORMAL))
     tasks = [asyncio.create_task(request(number)) for number in range(len(requests))]
@@ -49,6 +52,15 @@ async def test_who_can_hardly_make_it_holds_up_nobody_who_can() -> None:
     for _ in range(WINDOW):
         turns.observe(2.0)
     assert await order(turns, normal(101.0, 101.5, 103.0, 102.5)) == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(5.0, [0, 1, 2, 3]), (2.1, [3, 2, 1, 0])], ids=["enough", "too few"])
+async def test_those_with_most_time_come_first_where_not_all_can_make_it(seconds: float, expected: list[int]) -> None:
+    clock = FakeClock()
+    turns = Turns(clock)
+    await order(turns, normal(*[1e6] * 128), tick=lambda: clock.pass_by(1.0))  # turns lie a second apart
+    deadlines = (clock.now + seconds + later for later in (0.0, 0.1, 0.2, 0.3))
+    assert await order(turns, normal(*deadlines), tick=lambda: clock.pass_by(1.0)) == expected
 
 
 async def test_one_that_is_given_up_holds_nobody_up() -> None:
