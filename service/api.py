@@ -168,7 +168,7 @@ async def _list(submission: Submission) -> Response:
             answers.append(submission.answer(await mailbox.answer()))
         except ServiceError as error:
             errors.append(error)
-            answers.append(problem_of(error, submission.head.request_id))
+            answers.append(problem_of(error, submission.head.request_id, enough_ms=submission.service.enough_ms))
     if len(errors) == len(answers):
         raise errors[0]
     return Response(_answers.dump_json(answers), media_type="application/json")

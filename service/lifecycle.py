@@ -7,6 +7,7 @@ starting (the profile is measured)  ->  ready  ->  draining (the active requests
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from model_core.package import Package
 from service.client import EngineClient, RequestRecorder
@@ -57,6 +58,11 @@ class Service:
     def failure(self) -> ServiceError | None:
         """Why nobody is served."""
         return self.engine.failure
+
+    @property
+    def enough_ms(self) -> float | None:
+        """The deadline (ms) that is enough for one network at the present load, mostly; None before that is known."""
+        return 1e3 * (self.turns.needed + self.reserve.of(inf)) if self.turns.needed else None
 
     @property
     def delivery(self) -> Delivery:

@@ -86,17 +86,23 @@ KINDS: dict[type[ServiceError], _Kind] = {
 }
 
 
-def problem_of(error: Exception, request_id: str) -> Problem:
-    """The problem that an error is to a client. Faults of our own go to the log, under the request's id."""
+def problem_of(error: Exception, request_id: str, *, enough_ms: float | None = None) -> Problem:
+    """The problem that an error is to a client. Faults of our own go to the log, under the request's id.
+
+    `enough_ms` is the deadline that would be long enough now, as far as that is known.
+    """
     status, name, title = next((KINDS[kind] for kind in type(error).__mro__ if kind in KINDS), KINDS[ServiceError])
     internal = status is HTTPStatus.INTERNAL_SERVER_ERROR
     if internal:
         logger.error("request_id=%s failed", request_id, exc_info=error)
+    detail = "the fault is in the service's log under this request_id" if internal else str(error)
+    if isinstance(error, DeadlineMissedError) and enough_ms is not None:
+        detail += f"; at present {enough_ms:.1f} ms are mostly enough"
     return Problem(
         type=f"urn:hne:problem:{name}",
         title=title,
         status=status,
-        detail="the fault is in the service's log under this request_id" if internal else str(error),
+        detail=detail,
         request_id=request_id,
         errors=error.faults if isinstance(error, InvalidError) else None,
     )
@@ -133,7 +139,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    problem = problem_of(error, head_of(request).request_id)
+    problem = problem_of(error, head_of(request).request_id, enough_ms=request.app.state.service.enough_ms)
     headers = {}
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"

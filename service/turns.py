@@ -52,6 +52,11 @@ class Turns:
         self._taken = False
         """Whether this turn has let one through."""
 
+    @property
+    def needed(self) -> float:
+        """Seconds in which it usually comes from its turn to its first leaf; 0 before that is known."""
+        return self._needed.value
+
     def observe(self, seconds: float) -> None:
         """From its turn to its first leaf a request took so long."""
         self._needed.add(seconds)
@@ -78,7 +83,7 @@ class Turns:
             turn.get_loop().call_soon(self._pass_on)
 
     def _chosen(self, now: float) -> asyncio.Future[None] | None:
-        in_time = now + self._needed.value
+        in_time = now + self.needed
         for queue in self._waiting.values():
             while queue and queue[0].turn.done():  # it was given up, as most are when their time is over
                 del queue[0]

@@ -39,6 +39,7 @@ from model_core.package import (
 )
 from model_core.tree import Node, Segment, Tree
 from training.errors import ExportError
+from training.progress import bar
 
 __all__ = ["export_package", "export_step", "run_steps"]
 
@@ -99,12 +100,14 @@ def export_package(
     save_checkpoint(part / WEIGHTS, plain)
     steps = [segment_module(inference, Segment(leaf)) for leaf in range(model.tree.leaves)]
     graphs: dict[tuple[int, tuple[int, ...]], onnx.ModelProto] = {}
-    for leaf, step in enumerate(steps):
-        # Steps that enter the tree at the same block are the same graph with other weights; exporting is slow.
-        shape = (model.tree.entry_block(leaf), step.kept)
-        if shape not in graphs or not _fill(graphs[shape], step):
-            graphs[shape] = export_step(step, _example_input(inference, step, images[:2]))
-        (part / step_file(leaf)).write_bytes(graphs[shape].SerializeToString())
+    with bar("exporting steps", total=len(steps), keep=False, unit="step") as progress:
+        for leaf, step in enumerate(steps):
+            # Steps that enter the tree at the same block are the same graph with other weights; exporting is slow.
+            shape = (model.tree.entry_block(leaf), step.kept)
+            if shape not in graphs or not _fill(graphs[shape], step):
+                graphs[shape] = export_step(step, _example_input(inference, step, images[:2]))
+            (part / step_file(leaf)).write_bytes(graphs[shape].SerializeToString())
+            progress.update()
     difference = _verify(plain, part, images)
 
     manifest = Manifest(

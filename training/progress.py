@@ -35,10 +35,10 @@ class LogRow:
     accuracy_full: float | None = None
 
 
-def bar(label: str, *, total: int, initial: int = 0, keep: bool = True) -> tqdm[NoReturn]:
-    """A progress bar that counts images. Where nobody watches, as in a file, it is drawn once a minute."""
+def bar(label: str, *, total: int, initial: int = 0, keep: bool = True, unit: str = "img") -> tqdm[NoReturn]:
+    """A progress bar that counts images, or other units. Where nobody watches, as in a file, it moves once a minute."""
     interval = 0.1 if sys.stderr.isatty() else 60
-    return tqdm(desc=label, total=total, initial=initial, unit="img", leave=keep, mininterval=interval)
+    return tqdm(desc=label, total=total, initial=initial, unit=unit, leave=keep, mininterval=interval)
 
 
 class Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -48,6 +49,18 @@ async def test_without_a_leaf_by_the_deadline_it_is_504(serving: Any, photo: byt
             response = await served.client.post("/predict", **request)
     assert response.status_code == 504
     assert response.json()["type"] == "urn:hne:problem:deadline-missed"
+
+
+async def test_a_deadline_that_was_too_short_is_told_what_is_enough(serving: Any, photo: bytes) -> None:
+    async with serving() as served:
+        hopeless = {"params": {"deadline_ms": 0.001}, "content": photo, "headers": JPEG}
+        first = (await served.client.post("/predict", **hopeless)).json()["detail"]
+        answer = await served.client.post("/predict", content=photo, headers=JPEG)
+        then = (await served.client.post("/predict", **hopeless)).json()["detail"]
+    assert first == "no network could be computed by the deadline", "nobody knows yet"
+    told = re.fullmatch(re.escape(first) + r"; at present ([\d.]+) ms are mostly enough", then)
+    assert told is not None
+    assert 0.0 < float(told[1]) < 2 * answer.json()["elapsed_ms"] + 100
 
 
 async def test_a_list_has_a_problem_only_where_no_leaf_was_in_time(serving: Any, photo: bytes) -> None:
