@@ -92,8 +92,9 @@ async def predict(request: Request) -> Response:
             if submission.is_list:
                 return await _list(submission)
             refinement = await submission.mailboxes[0].answer()
-    submission.service.turns.observe(refinement.first_at - submission.turn_at)
-    head = submission.head
+    service, head = submission.service, submission.head
+    service.turns.observe(refinement.first_at - submission.turn_at)
+    service.firsts.add(refinement.first_at - head.arrived_at)
     head.due_at, head.ended_at = head.arrived_at + submission.deadline_ms / 1e3, refinement.ended_at
     body = submission.answer(refinement).model_dump_json()
     return Response(
@@ -168,7 +169,7 @@ async def _list(submission: Submission) -> Response:
             answers.append(submission.answer(await mailbox.answer()))
         except ServiceError as error:
             errors.append(error)
-            answers.append(problem_of(error, submission.head.request_id, enough_ms=submission.service.enough_ms))
+            answers.append(problem_of(error, submission.head.request_id, first_seconds=submission.service.firsts.value))
     if len(errors) == len(answers):
         raise errors[0]
     return Response(_answers.dump_json(answers), media_type="application/json")

@@ -56,8 +56,8 @@ def create_front(service: Service) -> FastAPI:
             outcome = _outcome(head.status)
             service.recorder.request(endpoint=path, outcome=outcome, seconds=seconds)
             over_at = head.arrived_at + seconds
-            if head.ended_at is not None and head.status == 200:
-                service.reserve.observe(over_at - head.ended_at, load=service.strain.load)
+            answered_at = head.ended_at if head.status == 200 else None
+            service.reserve.ended(None if answered_at is None else over_at - answered_at)
             missed = outcome == "deadline_missed" or (head.due_at is not None and over_at > head.due_at)
             # Unless the loop lags, it was the client's upload or the engine that took too long.
             service.strain.ended(arrived_at=head.arrived_at, let_down=missed and service.lag.seconds > 0)

@@ -7,7 +7,6 @@ starting (the profile is measured)  ->  ready  ->  draining (the active requests
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 
 from model_core.package import Package
 from service.client import EngineClient, RequestRecorder
@@ -19,8 +18,14 @@ from service.reserve import Reserve
 from service.settings import Settings
 from service.strain import Strain
 from service.turns import Turns
+from service.window import Window
 
-__all__ = ["Service"]
+__all__ = ["USUAL", "Service"]
+
+ANSWERS = 256
+"""From which it follows what a first leaf takes."""
+USUAL = 0.9
+"""The quantile of it that a client is told."""
 
 
 class Service:
@@ -39,9 +44,11 @@ class Service:
             max_waiting=settings.max_waiting,
         )
         self.lag = LoopLag()
-        self.reserve = Reserve(settings.reply_ms / 1e3)
+        self.reserve = Reserve(settings.reply_ms / 1e3, engine.clock)
         self.strain = Strain(manifest.table, engine.clock)
         self.turns = Turns(engine.clock)
+        self.firsts = Window(ANSWERS, USUAL, empty=0.0)
+        """Seconds from a request's arrival to its first leaf, of the last answers; 0 before there are any."""
         self._delivery = Delivery(engine)
 
     @property
@@ -58,11 +65,6 @@ class Service:
     def failure(self) -> ServiceError | None:
         """Why nobody is served."""
         return self.engine.failure
-
-    @property
-    def enough_ms(self) -> float | None:
-        """The deadline (ms) that is enough for one network at the present load, mostly; None before that is known."""
-        return 1e3 * (self.turns.needed + self.reserve.of(inf)) if self.turns.needed else None
 
     @property
     def delivery(self) -> Delivery:

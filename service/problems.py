@@ -86,18 +86,18 @@ KINDS: dict[type[ServiceError], _Kind] = {
 }
 
 
-def problem_of(error: Exception, request_id: str, *, enough_ms: float | None = None) -> Problem:
+def problem_of(error: Exception, request_id: str, *, first_seconds: float = 0.0) -> Problem:
     """The problem that an error is to a client. Faults of our own go to the log, under the request's id.
 
-    `enough_ms` is the deadline that would be long enough now, as far as that is known.
+    `first_seconds` is when nine in ten of the last answers had their first leaf; 0 if that is not known.
     """
     status, name, title = next((KINDS[kind] for kind in type(error).__mro__ if kind in KINDS), KINDS[ServiceError])
     internal = status is HTTPStatus.INTERNAL_SERVER_ERROR
     if internal:
         logger.error("request_id=%s failed", request_id, exc_info=error)
     detail = "the fault is in the service's log under this request_id" if internal else str(error)
-    if isinstance(error, DeadlineMissedError) and enough_ms is not None:
-        detail += f"; at present {enough_ms:.1f} ms are mostly enough"
+    if isinstance(error, DeadlineMissedError) and first_seconds:
+        detail += f"; nine in ten of the last answers had their first after {1e3 * first_seconds:.1f} ms"
     return Problem(
         type=f"urn:hne:problem:{name}",
         title=title,
@@ -139,7 +139,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    problem = problem_of(error, head_of(request).request_id, enough_ms=request.app.state.service.enough_ms)
+    problem = problem_of(error, head_of(request).request_id, first_seconds=request.app.state.service.firsts.value)
     headers = {}
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"

@@ -9,8 +9,9 @@ present one, and is forgotten.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
-from service.window import Window
+from service.window import Rate, Window
 
 __all__ = ["Reserve"]
 
@@ -26,13 +27,17 @@ OVER = 2.0
 class Reserve:
     """`floor` is kept back in any case (seconds): for what lies beyond the socket, which nobody here sees."""
 
-    def __init__(self, floor: float) -> None:
+    def __init__(self, floor: float, clock: Callable[[], float]) -> None:
         self._floor = floor
+        self._clock = clock
+        self._ended = Rate(WINDOW)
+        """The load: taken over as many requests as are looked back on, so that a pause of the loop is no calm."""
         self._lags = Window(WINDOW, QUANTILE, empty=0.0)
+        self._added = 0
+        self._peaks: deque[tuple[float, int]] = deque()
+        """Of the same answers those that no later one exceeds in load: it, and how many were added before."""
         for _ in range(WINDOW):  # the first answers after a start are slow, and are not to stand for all
-            self._lags.add(0.0)
-        self._loads = deque([0.0] * WINDOW, maxlen=WINDOW)
-        """Of the same answers."""
+            self._add(0.0)
 
     @property
     def whole(self) -> float:
@@ -47,12 +52,27 @@ class Reserve:
         """What to keep back of a deadline so many seconds away, so that time is left for a first leaf at all."""
         return self._floor + min(self._lags.value, SHARE * seconds)
 
-    def observe(self, lag: float, *, load: float) -> None:
-        """An answer was out `lag` seconds after it was fixed, while `load` requests per second came (0: not known)."""
-        while self._loads[0] > OVER * load:
-            self._add(0.0, load)
-        self._add(lag, load)
+    def ended(self, lag: float | None) -> None:
+        """A request is over; its answer was out `lag` seconds after it was fixed, if that is known."""
+        now = self._clock()
+        self._ended.add(now)
+        if lag is None:
+            return
+        load = self._ended.at(now)
+        self._forget(OVER * load)
+        while self._peaks and self._peaks[-1][0] <= load:
+            self._peaks.pop()
+        self._peaks.append((load, self._added))
+        self._add(lag)
 
-    def _add(self, lag: float, load: float) -> None:
+    def _forget(self, load: float) -> None:
+        """Forget all answers up to the last that came under a higher load."""
+        oldest, first = self._added - WINDOW, 0
+        while self._peaks and (self._peaks[0][0] > load or self._peaks[0][1] < oldest):
+            first = self._peaks.popleft()[1] + 1
+        for _ in range(first - oldest if first else 0):  # each makes the oldest leave
+            self._add(0.0)
+
+    def _add(self, lag: float) -> None:
         self._lags.add(lag)
-        self._loads.append(load)
+        self._added += 1

@@ -72,14 +72,10 @@ class Strain:
             self._trial, self._trial_began_at, self._lost = TRIAL, now, 0
 
     @property
-    def load(self) -> float:
-        """Requests per second that have lately ended; 0, which is unknown, before there were some."""
-        return self._ended.at(self._clock())
-
-    @property
     def too_high(self) -> bool:
         """Whether the load is higher than what is bearable beside refinements."""
-        return self.load > self._limit(self._clock())
+        now = self._clock()
+        return self._ended.at(now) > self._limit(now)
 
     def _limit(self, now: float) -> float:
         return self._bearable * (1 + GROWTH * (now - self._learned_at))

@@ -81,7 +81,7 @@ async def _events(submission: Submission) -> AsyncGenerator[bytes]:
                 yield _event("done", next(ids), answer)
                 return
     except Exception as error:  # the status is sent already, so whatever it was has to end the stream as an event
-        problem = problem_of(error, head.request_id, enough_ms=service.enough_ms)
+        problem = problem_of(error, head.request_id, first_seconds=service.firsts.value)
     head.status = problem.status
     yield _event("error", next(ids), problem)
 

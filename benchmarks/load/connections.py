@@ -3,7 +3,8 @@
     connections = Connections("http://127.0.0.1:8000", patience=10)     # on an event loop
     reply = await connections.exchange(request)
 
-One request at a time on each connection; as many connections as there are requests without an answer.
+One request at a time on each connection; as many connections as there are requests without an answer. An answer tells
+how long its body is, or comes in chunks: one that ends with the connection counts as broken.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 KEEP_ALIVE = 2.0
 """Seconds for which idle connections are used again: less than any server keeps them, so that none closes on us."""
+FINAL = 200
+"""The lowest status that ends a request."""
 
 
 class Request(NamedTuple):
@@ -79,6 +82,8 @@ class Connections:
                 raise
         if connection.reusable:
             self._idle.append(connection)
+        else:
+            connection.abort()
         return reply
 
     def close(self) -> None:
@@ -140,7 +145,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
     def eof_received(self) -> None:
-        return None  # the transport closes itself
+        self.reusable = False  # the transport closes itself
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._everyone.discard(self)
@@ -155,10 +160,12 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """See `httptools.HttpResponseParser`."""
+        if (status := self._parser.get_status_code()) < FINAL:
+            return  # the answer is still to come
         self.used_at = time.perf_counter()
         self.reusable = self.reusable and self._parser.should_keep_alive()
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(Reply(self._parser.get_status_code(), b"".join(self._body), self.used_at))
+            self._waiter.set_result(Reply(status, b"".join(self._body), self.used_at))
 
     def _fail(self, error: Exception) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -67,18 +67,19 @@ def closed_loop(
 
     `clients / mean(latencies)` is what the server carries. Raises SystemExit if an answer is no prediction.
     """
-    asks = [dialect.ask(image, inf) for _, image in images]
+    requests = [_request(url, dialect.ask(image, inf)) for _, image in images]
     latencies: list[float] = []
 
     async def client(connections: Connections, number: int) -> None:
-        stop, sent = time.perf_counter() + seconds, number
-        while (started := time.perf_counter()) < stop:
-            ask = asks[sent % len(asks)]
-            reply = await connections.exchange(_request(url, ask))
-            latencies.append(reply.at - started)
+        started, sent = time.perf_counter(), number
+        stop = started + seconds
+        while started < stop:
+            reply = await connections.exchange(requests[sent % len(requests)])
             if reply.status != ANSWERED:
-                raise SystemExit(f"{url}{ask.path} answers {reply.status}: {reply.body[:200]!r}")
-            sent += clients
+                raise SystemExit(f"{url} answers {reply.status}: {reply.body[:200]!r}")
+            latencies.append(reply.at - started)
+            # From one answer to the next: what the client takes between them is part of the cycle.
+            started, sent = reply.at, sent + clients
 
     async def all_clients() -> None:
         with closing(Connections(url, patience=PATIENCE)) as connections:

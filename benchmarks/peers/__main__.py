@@ -31,6 +31,8 @@ from benchmarks.peers.yardstick import Yardstick, measured
 from model_core.package import Package
 from service.settings import shipped_model
 
+CLIENT = "httptools"
+"""It shares the cores with what it measures, so figures with another one are not to be compared."""
 SHARED = ("numpy", "onnxruntime", "onnxruntime-gpu", "pillow")
 
 
@@ -44,7 +46,7 @@ def main() -> None:
     how: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "seconds", "count", "threads")}
     manifest = package.manifest
     model = {"name": manifest.name, "version": manifest.version, "sha256": package.sha256}
-    record = Record(options.output, {"model": model, "machine": machine(), **how})
+    record = Record(options.output, {"model": model, "machine": machine(), "client": CLIENT, **how})
     full, single = (_workload(package, size, options.threads, work) for size in (manifest.spec.tree.leaves, 1))
     if record["yardstick"] is None:
         record["yardstick"] = asdict(measured(full, single, [image for _, image in images]))

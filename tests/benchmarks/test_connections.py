@@ -1,6 +1,7 @@
 """The load generator's connections against servers that behave, and that do not."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 
@@ -11,14 +12,20 @@ from benchmarks.load.connections import Connections, Reply, Request, on_fast_loo
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright"
 CLOSING = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+LATE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate"
 
 
 class Server:
-    """Answers each request with the next of `answers`, and keeps what it was sent, by connection."""
+    """Answers each request with the next of `answers`, piece by piece where it has some, and keeps what it was sent, by
+    connection. Without one it waits for `release`, says `late` and hangs up.
+    """
 
-    def __init__(self, *answers: bytes) -> None:
+    def __init__(self, *answers: bytes | tuple[bytes, ...], late: bytes = b"") -> None:
         self.answers = list(answers)
+        self.late = late
         self.connections: list[list[bytes]] = []
+        self.writers: list[asyncio.StreamWriter] = []
         self.release = asyncio.Event()
 
     @asynccontextmanager
@@ -31,6 +38,7 @@ class Server:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         requests: list[bytes] = []
         self.connections.append(requests)
+        self.writers.append(writer)
         with closing(writer):
             try:
                 while True:
@@ -38,8 +46,12 @@ class Server:
                     requests.append(head + await reader.readexactly(4))
                     if not self.answers:
                         await self.release.wait()
+                        writer.write(self.late)
                         return
-                    writer.write(self.answers.pop(0))
+                    answer = self.answers.pop(0)
+                    for piece in (answer,) if isinstance(answer, bytes) else answer:
+                        writer.write(piece)
+                        await asyncio.sleep(0.01)
             except asyncio.IncompleteReadError:
                 return
 
@@ -87,23 +99,70 @@ def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
 
 
 def test_the_pieces_of_a_body_are_heard_as_they_come() -> None:
-    heard: list[bytes] = []
+    heard: list[tuple[bytes, float]] = []
 
     async def conversation(server: Server, connections: Connections, request: Request) -> None:
-        reply: Reply = await connections.exchange(request, heard.append)
+        reply: Reply = await connections.exchange(request, lambda piece: heard.append((piece, time.perf_counter())))
         assert reply.body == b"onetwo"
-        assert heard == [b"one", b"two"]
+        assert [piece for piece, _ in heard] == [b"one", b"two"]
+        assert heard[0][1] < reply.at - 0.005, "the first was here while the server still waited"
 
-    talk(lambda: Server(CHUNKED + b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), conversation)
+    talk(lambda: Server((CHUNKED + b"3\r\none\r\n", b"3\r\ntwo\r\n0\r\n\r\n")), conversation)
 
 
-@pytest.mark.parametrize("answers", [(), (b"what?\r\n\r\n",)], ids=["no answer in time", "no HTTP"])
-def test_what_is_no_answer_is_an_error(answers: tuple[bytes, ...]) -> None:
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [((), TimeoutError), ((b"what?\r\n\r\n",), ConnectionError)],
+    ids=["none in time", "no HTTP"],
+)
+def test_what_is_no_answer_is_an_error(answers: tuple[bytes, ...], error: type[OSError]) -> None:
     async def conversation(server: Server, connections: Connections, request: Request) -> None:
-        with pytest.raises(OSError, match=r"no HTTP|^$"):
+        with pytest.raises(error):
             await connections.exchange(request)
 
     talk(lambda: Server(*answers), conversation)
+
+
+def test_an_answer_to_a_request_that_was_given_up_is_nobodys() -> None:
+    async def conversation(server: Server, connections: Connections, request: Request) -> None:
+        with pytest.raises(TimeoutError):
+            await connections.exchange(request)
+        server.answers.append(OK)
+        server.release.set()  # the late one goes out on its old connection
+        assert (await connections.exchange(request)).body == b"right"
+        assert len(server.connections) == 2
+
+    talk(lambda: Server(late=LATE), conversation)
+
+
+def test_an_interim_answer_is_not_the_answer() -> None:
+    async def conversation(server: Server, connections: Connections, request: Request) -> None:
+        assert (await connections.exchange(request))[:2] == (200, b"right")
+        assert (await connections.exchange(request))[:2] == (200, b"right")
+        assert len(server.connections) == 1
+
+    talk(lambda: Server(INTERIM + OK, OK), conversation)
+
+
+def test_a_connection_that_the_server_closed_while_it_was_idle_is_not_used_again() -> None:
+    async def conversation(server: Server, connections: Connections, request: Request) -> None:
+        await connections.exchange(request)
+        server.writers[0].close()
+        await asyncio.sleep(0.05)
+        assert (await connections.exchange(request)).status == 200
+        assert len(server.connections) == 2
+
+    talk(lambda: Server(OK, OK), conversation)
+
+
+def test_an_old_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def conversation(server: Server, connections: Connections, request: Request) -> None:
+        for expected in (1, 2):
+            await connections.exchange(request)
+            assert len(server.connections) == expected
+
+    monkeypatch.setattr("benchmarks.load.connections.KEEP_ALIVE", 0.0)
+    talk(lambda: Server(OK, OK), conversation)
 
 
 def test_a_server_that_hangs_up_is_an_error() -> None:

@@ -51,16 +51,16 @@ async def test_without_a_leaf_by_the_deadline_it_is_504(serving: Any, photo: byt
     assert response.json()["type"] == "urn:hne:problem:deadline-missed"
 
 
-async def test_a_deadline_that_was_too_short_is_told_what_is_enough(serving: Any, photo: bytes) -> None:
+async def test_who_had_no_network_in_time_is_told_when_others_had_one(serving: Any, photo: bytes) -> None:
     async with serving() as served:
         hopeless = {"params": {"deadline_ms": 0.001}, "content": photo, "headers": JPEG}
         first = (await served.client.post("/predict", **hopeless)).json()["detail"]
         answer = await served.client.post("/predict", content=photo, headers=JPEG)
         then = (await served.client.post("/predict", **hopeless)).json()["detail"]
     assert first == "no network could be computed by the deadline", "nobody knows yet"
-    told = re.fullmatch(re.escape(first) + r"; at present ([\d.]+) ms are mostly enough", then)
+    told = re.fullmatch(re.escape(first) + r"; nine in ten of the last answers had their first after ([\d.]+) ms", then)
     assert told is not None
-    assert 0.0 < float(told[1]) < 2 * answer.json()["elapsed_ms"] + 100
+    assert 0.0 < float(told[1]) <= answer.json()["elapsed_ms"]
 
 
 async def test_a_list_has_a_problem_only_where_no_leaf_was_in_time(serving: Any, photo: bytes) -> None:

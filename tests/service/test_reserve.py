@@ -5,54 +5,75 @@ from typing import Any
 import pytest
 
 from service.reserve import SHARE, WINDOW, Reserve
+from tests.service.engines import FakeClock
 
-LOAD = 100.0
+CALM, BURST = 100.0, 1000.0
+"""Requests per second."""
+
+
+class Answers:
+    """A reserve, and answers that come at a rate and are out after some seconds."""
+
+    def __init__(self, floor: float) -> None:
+        self.clock = FakeClock()
+        self.reserve = Reserve(floor, self.clock)
+
+    def come(self, lag: float | None, *, count: int = 1, rate: float = CALM) -> None:
+        for _ in range(count):
+            self.clock.pass_by(1 / rate)
+            self.reserve.ended(lag)
 
 
 def test_it_is_the_floor_and_what_answers_take() -> None:
-    reserve = Reserve(0.002)
+    answers = Answers(0.002)
+    reserve = answers.reserve
     assert reserve.of(1.0) == 0.002
-    for _ in range(WINDOW):
-        reserve.observe(0.001, load=LOAD)
+    answers.come(0.001, count=WINDOW)
     assert reserve.of(1.0) == pytest.approx(0.002 + 0.001)
-    for _ in range(10):
-        reserve.observe(0.03, load=LOAD)
+    answers.come(0.03, count=10)
     assert reserve.of(1.0) == pytest.approx(0.002 + 0.03)
-    for _ in range(WINDOW):
-        reserve.observe(0.001, load=LOAD)
+    answers.come(0.001, count=WINDOW)
     assert reserve.of(1.0) == pytest.approx(0.002 + 0.001)
 
 
 def test_one_straggler_in_many_costs_refinements_but_no_first_leaf() -> None:
-    reserve = Reserve(0.0)
-    for _ in range(WINDOW):
-        reserve.observe(0.001, load=LOAD)
-    reserve.observe(1.0, load=LOAD)
+    answers = Answers(0.0)
+    reserve = answers.reserve
+    answers.come(0.001, count=WINDOW)
+    answers.come(1.0)
     assert reserve.of(1.0) == 0.001
     assert reserve.whole == 1.0, "a refinement is worth less than the smallest risk of being late"
-    for _ in range(WINDOW):
-        reserve.observe(0.001, load=LOAD)
+    answers.come(0.001, count=WINDOW)
     assert reserve.whole == 0.001
 
 
 def test_it_never_takes_more_than_a_part_of_the_deadline_beyond_the_floor() -> None:
-    reserve = Reserve(0.002)
-    for _ in range(WINDOW):
-        reserve.observe(1.0, load=LOAD)
-    assert reserve.of(0.1) == pytest.approx(0.002 + 0.1 * SHARE)
-    assert reserve.whole == pytest.approx(2 * 0.002 + 1.0)
+    answers = Answers(0.002)
+    answers.come(1.0, count=WINDOW)
+    assert answers.reserve.of(0.1) == pytest.approx(0.002 + 0.1 * SHARE)
+    assert answers.reserve.whole == pytest.approx(2 * 0.002 + 1.0)
 
 
-def test_what_was_slow_under_a_load_that_is_over_is_forgotten() -> None:
-    reserve = Reserve(0.0)
-    for _ in range(WINDOW):
-        reserve.observe(1.0, load=10 * LOAD)
-    reserve.observe(0.001, load=6 * LOAD)
-    assert reserve.whole == 1.0, "it may be chance that a little fewer come"
-    reserve.observe(0.001, load=LOAD)
-    assert reserve.whole == 0.001
-    reserve.observe(0.002, load=10 * LOAD)
-    assert reserve.whole == 0.002
+@pytest.mark.parametrize("slow", [WINDOW // 4, 4 * WINDOW], ids=["short", "long"])
+def test_what_was_slow_in_a_burst_is_forgotten_within_a_second(slow: int) -> None:
+    answers = Answers(0.0)
+    answers.come(0.001, count=WINDOW)
+    answers.come(None, count=4 * WINDOW, rate=BURST)  # nobody is answered while the burst begins
+    answers.come(1.0, count=slow, rate=BURST)
+    answers.come(0.002, count=20)
+    assert answers.reserve.whole == 1.0, "it may be chance that few come"
+    answers.come(0.002, count=int(CALM) - 20)
+    assert answers.reserve.whole == 0.002
+    answers.come(0.001, count=WINDOW)
+    assert answers.reserve.whole == 0.001
+
+
+def test_a_pause_of_the_loop_is_no_calm() -> None:
+    answers = Answers(0.0)
+    answers.come(1.0, count=2 * WINDOW, rate=BURST)
+    answers.clock.pass_by(0.1)
+    answers.come(0.001)
+    assert answers.reserve.whole == 1.0
 
 
 @pytest.mark.anyio
@@ -76,7 +97,7 @@ async def test_the_service_learns_it_from_its_answers(serving: Any, photo: bytes
 async def test_slow_replies_cost_refinements_but_no_first_leaf(serving: Any, photo: bytes) -> None:
     async with serving(reply_ms=0) as served:
         for _ in range(WINDOW):
-            served.app.state.service.reserve.observe(60.0, load=LOAD)
+            served.app.state.service.reserve.ended(60.0)
         answer = await served.client.post(
             "/predict?deadline_ms=20000", content=photo, headers={"content-type": "image/jpeg"}
         )
