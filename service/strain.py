@@ -4,7 +4,8 @@ The engine leaves whoever comes the time for a first leaf, but knows of nothing 
 replying share the processor with refinements, and where they fall behind, a refinement that is worth a fraction of a
 point of accuracy costs whole answers. So urgent requests are refined only at loads at which fewer are lost so than
 refining gains. Which these are depends on the machine and on who else uses it, so it is learned from what is lost, as
-TCP learns the rate of a path.
+TCP learns the rate of a path. A client that is alone, and asks again when it has its answer, is no load, however often
+it asks: the sooner it is answered the more often.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ __all__ = ["URGENT_SECONDS", "Strain"]
 URGENT_SECONDS = 1.0
 """Who has longer is not urgent: if there is no time to refine now, there will be."""
 RECENT = 64
-"""Requests over which the load is taken."""
+"""Requests over which the load is taken, and in a row that show that a client is alone."""
 TRIAL = 128
-"""Requests after one that is lost, which show whether that was chance and at which load it happens."""
+"""Requests after one that is lost, which show whether that was chance and at which load it happens; the same again
+confirm it, for a pause of the machine loses several at once."""
 TRIAL_SECONDS = 5.0
 """A longer one is given up: at such a load it is not the load that lets them down."""
 ENOUGH = 2
@@ -53,11 +55,17 @@ class Strain:
         """Requests that are left of a trial; 0 if there is none."""
         self._trial_began_at = 0.0
         self._lost = 0
+        self._confirming = False
+        self._last_end = 0.0
+        self._alone = 0
+        """How many requests in a row came after the one before had ended."""
 
     def ended(self, *, arrived_at: float, let_down: bool) -> None:
         """A request is over; `let_down` if the front did not get to it in time."""
         now = self._clock()
         self._ended.add(now)
+        self._alone = self._alone + 1 if arrived_at >= self._last_end else 0
+        self._last_end = now
         if self.too_high:
             self._refined_from = now
         if now - self._trial_began_at > TRIAL_SECONDS:
@@ -66,16 +74,22 @@ class Strain:
             self._trial -= 1
             self._lost += let_down
             if not self._trial and self._lost >= ENOUGH and self._lost > self._gain * TRIAL:
-                load = TRIAL / max(now - self._trial_began_at, MOMENT)
-                self._bearable, self._learned_at = min(LESS * load, self._limit(now)), now
+                if self._confirming:
+                    load = TRIAL / max(now - self._trial_began_at, MOMENT)
+                    self._bearable, self._learned_at = min(LESS * load, self._limit(now)), now
+                else:
+                    self._try(now, confirming=True)
         elif let_down and arrived_at > self._refined_from:
-            self._trial, self._trial_began_at, self._lost = TRIAL, now, 0
+            self._try(now, confirming=False)
 
     @property
     def too_high(self) -> bool:
         """Whether the load is higher than what is bearable beside refinements."""
         now = self._clock()
-        return self._ended.at(now) > self._limit(now)
+        return self._alone < RECENT and self._ended.at(now) > self._limit(now)
+
+    def _try(self, now: float, *, confirming: bool) -> None:
+        self._trial, self._trial_began_at, self._lost, self._confirming = TRIAL, now, 0, confirming
 
     def _limit(self, now: float) -> float:
         return self._bearable * (1 + GROWTH * (now - self._learned_at))

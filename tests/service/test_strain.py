@@ -13,15 +13,15 @@ JPEG = {"content-type": "image/jpeg"}
 
 
 def ended(strain: Strain, clock: FakeClock, *, count: int, rate: float, lost_of: int = 0) -> None:
-    """`count` requests come and end at a rate; the first, and from then on every `lost_of`-th, is let down."""
+    """`count` requests come and end at a rate, two at a time; the first and then every `lost_of`-th is let down."""
     for number in range(count):
         clock.now += 1 / rate
-        strain.ended(arrived_at=clock.now, let_down=bool(lost_of) and number % lost_of == 0)
+        strain.ended(arrived_at=clock.now - 1.5 / rate, let_down=bool(lost_of) and number % lost_of == 0)
 
 
 def strained(strain: Strain, clock: FakeClock, rate: float) -> None:
     """It has learned that this rate is too high."""
-    ended(strain, clock, count=TRIAL + 1, rate=rate, lost_of=10)
+    ended(strain, clock, count=2 * TRIAL + 1, rate=rate, lost_of=10)
     assert strain.too_high
 
 
@@ -30,7 +30,7 @@ def test_it_is_too_high_where_more_is_lost_than_gained(lost_of: int, too_high: b
     clock = FakeClock()
     strain = Strain(figures([0.8, 0.83, 0.84]), clock)  # five in a hundred
     assert not strain.too_high
-    ended(strain, clock, count=TRIAL + 1, rate=200, lost_of=lost_of)
+    ended(strain, clock, count=2 * TRIAL + 1, rate=200, lost_of=lost_of)
     assert strain.too_high is too_high
 
 
@@ -87,7 +87,7 @@ def test_a_burst_is_learned_at_its_own_load() -> None:
     clock = FakeClock()
     strain = Strain(figures([0.8, 0.84]), clock)
     ended(strain, clock, count=200, rate=50)
-    ended(strain, clock, count=TRIAL + 1, rate=1000, lost_of=3)
+    ended(strain, clock, count=2 * TRIAL + 1, rate=1000, lost_of=3)
     assert strain.too_high
     ended(strain, clock, count=RECENT, rate=500)
     assert not strain.too_high, "the load before the burst and far above it is bearable"
@@ -108,6 +108,35 @@ def test_a_single_pause_is_chance() -> None:
         ended(strain, clock, count=TRIAL + 1, rate=50, lost_of=TRIAL)
     assert not strain.too_high
     strained(strain, clock, 50)
+
+
+def test_one_pause_that_loses_several_is_chance() -> None:
+    clock = FakeClock()
+    strain = Strain(figures([0.8, 0.79]), clock)  # refining gains nothing
+    for _ in range(4):
+        ended(strain, clock, count=20, rate=200, lost_of=1)
+        ended(strain, clock, count=2 * TRIAL, rate=200)
+    assert not strain.too_high
+    strained(strain, clock, 200)
+
+
+def test_a_client_that_is_alone_is_no_load() -> None:
+    clock = FakeClock()
+    strain = Strain(figures([0.8, 0.84]), clock)
+    strained(strain, clock, 200)
+
+    def alone(count: int) -> None:
+        for _ in range(count):
+            arrived_at = clock.now
+            clock.now += 1 / 400
+            strain.ended(arrived_at=arrived_at, let_down=False)
+
+    alone(RECENT // 2)
+    assert strain.too_high, "it may be chance that no two come at once"
+    alone(RECENT)
+    assert not strain.too_high
+    ended(strain, clock, count=2, rate=400)
+    assert strain.too_high, "there is another one"
 
 
 @pytest.mark.anyio
