@@ -22,10 +22,10 @@ URGENT_SECONDS = 1.0
 """Who has longer is not urgent: if there is no time to refine now, there will be."""
 RECENT = 64
 """Requests over which the load is taken, and in a row that show that a client is alone."""
-TRIAL = 128
+TRIAL = 64
 """Requests after one that is lost, which show whether that was chance and at which load it happens; the same again
 confirm it, for a pause of the machine loses several at once."""
-TRIAL_SECONDS = 5.0
+TRIAL_SECONDS = 2.5
 """A longer one is given up: at such a load it is not the load that lets them down."""
 ENOUGH = 2
 """Fewer of them that are lost too are chance."""

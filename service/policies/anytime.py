@@ -127,11 +127,13 @@ class Anytime:
         for size in started:
             queue = situation.queues[size]
             for segment in situation.segments[size]:
+                gain = self._worth[segment.stop] - self._worth[size]
+                if gain <= best_rate * costs.cheapest(segment):
+                    continue  # at no batch size does it gain more per second
                 seconds = partial(costs.expected, segment)
                 whole = _most(seconds, longest, min(len(queue), max_batch))
                 if not whole:
                     break  # nor do wider ones fit
-                gain = self._worth[segment.stop] - self._worth[size]
                 if whole * gain <= best_rate * seconds(whole):
                     continue  # nor would a smaller batch gain more per second
                 if segment.width == 1:
