@@ -34,6 +34,8 @@ class Head:
 
     arrived_at: float
     """Instant (monotonic seconds) at which the head was complete, as far as can be known."""
+    seen_at: float
+    """Instant at which it was seen, however long it had been there."""
     request_id: str
     """The client's own if it is sane, else a new one."""
     due_at: float | None = None
@@ -74,7 +76,8 @@ class Arrival:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        head = Head(arrived_at=self._clock() - self._waited(), request_id=_request_id(scope))
+        now = self._clock()
+        head = Head(arrived_at=now - self._waited(), seen_at=now, request_id=_request_id(scope))
         scope.setdefault("state", {})["head"] = head
 
         async def send_with_id(message: Message) -> None:

@@ -60,7 +60,8 @@ def create_front(service: Service) -> FastAPI:
             service.reserve.ended(None if answered_at is None else over_at - answered_at)
             missed = outcome == "deadline_missed" or (head.due_at is not None and over_at > head.due_at)
             # Unless the loop lags, it was the client's upload or the engine that took too long.
-            service.strain.ended(arrived_at=head.arrived_at, let_down=missed and service.lag.seconds > 0)
+            let_down = missed and service.lag.seconds > 0
+            service.strain.ended(arrived_at=head.arrived_at, seen_at=head.seen_at, let_down=let_down)
 
     app.add_middleware(Arrival, clock=service.clock, waited=lambda: service.lag.seconds, on_end=on_end)
     return app

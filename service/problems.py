@@ -97,7 +97,7 @@ def problem_of(error: Exception, request_id: str, *, first_seconds: float = 0.0)
         logger.error("request_id=%s failed", request_id, exc_info=error)
     detail = "the fault is in the service's log under this request_id" if internal else str(error)
     if isinstance(error, DeadlineMissedError) and first_seconds:
-        detail += f"; nine in ten of the last answers had their first after {1e3 * first_seconds:.1f} ms"
+        detail += f"; nine in ten of those answered lately had their first within {1e3 * first_seconds:.1f} ms"
     return Problem(
         type=f"urn:hne:problem:{name}",
         title=title,

@@ -58,17 +58,19 @@ class Strain:
         self._confirming = False
         self._last_end = 0.0
         self._alone = 0
-        """How many requests in a row came after the one before had ended."""
+        """How many requests in a row were seen after the one before had ended."""
 
-    def ended(self, *, arrived_at: float, let_down: bool) -> None:
-        """A request is over; `let_down` if the front did not get to it in time."""
+    def ended(self, *, arrived_at: float, seen_at: float, let_down: bool) -> None:
+        """A request is over that came at `arrived_at`, as far as can be known, and was seen at `seen_at`; `let_down` if
+        the front did not get to it in time.
+        """
         now = self._clock()
         self._ended.add(now)
-        self._alone = self._alone + 1 if arrived_at >= self._last_end else 0
+        self._alone = self._alone + 1 if seen_at >= self._last_end else 0
         self._last_end = now
         if self.too_high:
             self._refined_from = now
-        if now - self._trial_began_at > TRIAL_SECONDS:
+        if now - self._trial_began_at > TRIAL_SECONDS or self._is_alone:
             self._trial = 0
         if self._trial:
             self._trial -= 1
@@ -79,14 +81,18 @@ class Strain:
                     self._bearable, self._learned_at = min(LESS * load, self._limit(now)), now
                 else:
                     self._try(now, confirming=True)
-        elif let_down and arrived_at > self._refined_from:
+        elif let_down and arrived_at > self._refined_from and not self._is_alone:
             self._try(now, confirming=False)
 
     @property
     def too_high(self) -> bool:
         """Whether the load is higher than what is bearable beside refinements."""
         now = self._clock()
-        return self._alone < RECENT and self._ended.at(now) > self._limit(now)
+        return not self._is_alone and self._ended.at(now) > self._limit(now)
+
+    @property
+    def _is_alone(self) -> bool:
+        return self._alone >= RECENT
 
     def _try(self, now: float, *, confirming: bool) -> None:
         self._trial, self._trial_began_at, self._lost, self._confirming = TRIAL, now, 0, confirming

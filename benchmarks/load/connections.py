@@ -58,10 +58,16 @@ def on_fast_loop(main: Coroutine[Any, Any, T]) -> T:
 
 
 class Connections:
-    """Connections to one server. `patience` (seconds) is how long an answer is waited for."""
+    """Connections to one server, http://HOST:PORT. `patience` (seconds) is how long an answer is waited for.
+
+    Raises:
+        ValueError: another scheme, or a path.
+    """
 
     def __init__(self, url: str, *, patience: float) -> None:
         address = urlsplit(url)
+        if address.scheme != "http" or address.path.strip("/"):
+            raise ValueError(f"the load goes to http://HOST:PORT, got {url}")
         self._host, self._port = address.hostname or "", address.port or 80
         self._patience = patience
         self._idle: list[_Connection] = []

@@ -16,7 +16,11 @@ def ended(strain: Strain, clock: FakeClock, *, count: int, rate: float, lost_of:
     """`count` requests come and end at a rate, two at a time; the first and then every `lost_of`-th is let down."""
     for number in range(count):
         clock.now += 1 / rate
-        strain.ended(arrived_at=clock.now - 1.5 / rate, let_down=bool(lost_of) and number % lost_of == 0)
+        strain.ended(
+            arrived_at=clock.now - 1.5 / rate,
+            seen_at=clock.now - 1.5 / rate,
+            let_down=bool(lost_of) and number % lost_of == 0,
+        )
 
 
 def strained(strain: Strain, clock: FakeClock, rate: float) -> None:
@@ -78,7 +82,7 @@ def test_nor_does_who_came_while_nobody_was() -> None:
     assert not strain.too_high
     for _ in range(2 * TRIAL):  # all that the burst has left behind ends late
         clock.now += 1 / 100
-        strain.ended(arrived_at=came_at, let_down=True)
+        strain.ended(arrived_at=came_at, seen_at=came_at, let_down=True)
     ended(strain, clock, count=RECENT, rate=110)
     assert not strain.too_high
 
@@ -125,11 +129,11 @@ def test_a_client_that_is_alone_is_no_load() -> None:
     strain = Strain(figures([0.8, 0.84]), clock)
     strained(strain, clock, 200)
 
-    def alone(count: int) -> None:
+    def alone(count: int, let_down: bool = False) -> None:
         for _ in range(count):
-            arrived_at = clock.now
+            seen_at = clock.now
             clock.now += 1 / 400
-            strain.ended(arrived_at=arrived_at, let_down=False)
+            strain.ended(arrived_at=seen_at - 0.01, seen_at=seen_at, let_down=let_down)
 
     alone(RECENT // 2)
     assert strain.too_high, "it may be chance that no two come at once"
@@ -137,6 +141,12 @@ def test_a_client_that_is_alone_is_no_load() -> None:
     assert not strain.too_high
     ended(strain, clock, count=2, rate=400)
     assert strain.too_high, "there is another one"
+
+    strain = Strain(figures([0.8, 0.84]), clock)
+    alone(RECENT)
+    alone(4 * TRIAL, let_down=True)
+    ended(strain, clock, count=RECENT, rate=1000)
+    assert not strain.too_high, "nothing was learned from one that is alone"
 
 
 @pytest.mark.anyio
@@ -159,7 +169,7 @@ async def test_what_is_missed_counts_where_the_loop_lags(
     serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch, lag: float
 ) -> None:
     heard: list[bool] = []
-    monkeypatch.setattr(Strain, "ended", lambda _, *, arrived_at, let_down: heard.append(let_down))
+    monkeypatch.setattr(Strain, "ended", lambda _, *, arrived_at, seen_at, let_down: heard.append(let_down))
     async with serving() as served:
         monkeypatch.setattr(LoopLag, "seconds", lag)
         assert (await served.client.post("/predict?deadline_ms=1", content=photo, headers=JPEG)).status_code == 504

@@ -1,7 +1,7 @@
-"""One request is taken up in each turn of the event loop: the most urgent of those who can make it, while all can."""
+"""One request is taken up in each turn of the event loop: of those who can still make it, the most urgent."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,17 +12,14 @@ from tests.service.engines import FakeClock
 pytestmark = pytest.mark.anyio
 
 
-async def order(
-    turns: Turns, requests: Sequence[tuple[float, Priority]], *, tick: Callable[[], None] = lambda: None
-) -> list[int]:
+async def order(turns: Turns, requests: Sequence[tuple[float, Priority]]) -> list[int]:
     """Let requests with these deadlines and priorities come while one has its turn; the order in which they get theirs,
-    never two in the same turn. `tick` is called after each."""
+    never two in the same turn."""
     passed: list[int] = []
 
     async def request(number: int) -> None:
         await turns.next(*requests[number])
         passed.append(number)
-        tick()
 
     first = asyncio.create_task(turns.next(float("inf"), Priority.NORMAL))
     tasks = [asyncio.create_task(request(number)) for number in range(len(requests))]
@@ -52,32 +49,6 @@ async def test_who_can_hardly_make_it_holds_up_nobody_who_can() -> None:
     for _ in range(WINDOW):
         turns.observe(2.0)
     assert await order(turns, normal(101.0, 101.5, 103.0, 102.5)) == [3, 2, 1, 0]
-
-
-async def turns_a_second_apart(clock: FakeClock) -> Turns:
-    turns = Turns(clock)
-    await order(turns, normal(*[1e6] * 128), tick=lambda: clock.pass_by(1.0))
-    return turns
-
-
-@pytest.mark.parametrize(
-    ("deadlines", "expected"),
-    [
-        ([5.0, 5.1, 5.2, 5.3], [0, 1, 2, 3]),
-        ([2.1, 2.2, 2.3, 2.4], [3, 2, 1, 0]),
-        ([2.1, 2.2, 2.3, 2.4, 1000.0], [3, 4, 2, 1, 0]),
-        ([1000.0, 3.5, 3.6, 3.7], [1, 2, 3, 0]),
-        ([0.5, 3.5, 3.6, 3.7, 3.8], [4, 3, 2, 1, 0]),
-    ],
-    ids=["time for all", "too many", "too many and a patient one", "a patient one", "one that was too late before"],
-)
-async def test_those_with_most_time_come_first_where_not_all_can_make_it(
-    deadlines: list[float], expected: list[int]
-) -> None:
-    clock = FakeClock()
-    turns = await turns_a_second_apart(clock)
-    requests = normal(*(clock.now + deadline for deadline in deadlines))
-    assert await order(turns, requests, tick=lambda: clock.pass_by(1.0)) == expected
 
 
 async def test_one_that_is_given_up_holds_nobody_up() -> None:
