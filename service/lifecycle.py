@@ -20,7 +20,7 @@ from service.strain import Strain
 from service.turns import Turns
 from service.window import Window
 
-__all__ = ["USUAL", "Service"]
+__all__ = ["Service"]
 
 ANSWERS = 256
 """From which it follows what a first leaf takes."""

@@ -31,7 +31,7 @@ class Reserve:
         self._floor = floor
         self._clock = clock
         self._ended = Rate(WINDOW)
-        """The load: taken over as many requests as are looked back on, so that a pause of the loop is no calm."""
+        """The load, over as many requests as are looked back on: a pause shorter than they take is no calm."""
         self._lags = Window(WINDOW, QUANTILE, empty=0.0)
         self._added = 0
         self._peaks: deque[tuple[float, int]] = deque()
