@@ -67,10 +67,10 @@ class Reserve:
 
     def _forget(self, load: float) -> None:
         """Forget all answers up to the last that came under a higher load."""
-        oldest, first = self._added - WINDOW, 0
+        first = oldest = self._added - WINDOW
         while self._peaks and (self._peaks[0][0] > load or self._peaks[0][1] < oldest):
             first = self._peaks.popleft()[1] + 1
-        for _ in range(first - oldest if first else 0):  # each makes the oldest leave
+        for _ in range(first - oldest):  # each makes the oldest leave
             self._add(0.0)
 
     def _add(self, lag: float) -> None:

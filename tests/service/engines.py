@@ -31,10 +31,6 @@ class FakeClock:
     def __call__(self) -> float:
         return self.now
 
-    def pass_by(self, seconds: float) -> None:
-        """So much later."""
-        self.now += seconds
-
 
 class TimedRunner:
     """A real runner on a machine that takes exactly `STEP` per image and block; `before` may interfere."""

@@ -20,7 +20,7 @@ class Answers:
 
     def come(self, lag: float | None, *, count: int = 1, rate: float = CALM) -> None:
         for _ in range(count):
-            self.clock.pass_by(1 / rate)
+            self.clock.now += 1 / rate
             self.reserve.ended(lag)
 
 
@@ -71,7 +71,7 @@ def test_what_was_slow_in_a_burst_is_forgotten_within_a_second(slow: int) -> Non
 def test_a_pause_of_the_loop_is_no_calm() -> None:
     answers = Answers(0.0)
     answers.come(1.0, count=2 * WINDOW, rate=BURST)
-    answers.clock.pass_by(0.1)
+    answers.clock.now += 0.1
     answers.come(0.001)
     assert answers.reserve.whole == 1.0
 
