@@ -61,7 +61,10 @@ class TrainConfig:
     ] = None
     initial: Annotated[
         Path | None,
-        Setting("folder of a trained run to start from: the same tree, or a smaller one (branching 1,1,...), grown"),
+        Setting(
+            "folder of a trained run or an exported package to start from: the same tree, "
+            "or a smaller one (branching 1,1,...), grown"
+        ),
     ] = None
     dataset: Annotated[
         DatasetName,

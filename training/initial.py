@@ -1,4 +1,4 @@
-"""Weights to start from: those of another run, of the same tree or of a smaller one that is grown.
+"""Weights to start from: those of another run or of a package, of the same tree or of a smaller one that is grown.
 
 A single network trains several times as fast as the ensemble that it is part of. Grown, every node starts as the node
 of the smaller tree that it descends from, so that each leaf predicts what the smaller tree does; all but the first copy
@@ -31,7 +31,7 @@ def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble) -> Non
     """
     ours, theirs = model.spec, source.spec
     if ours.replace(name=theirs.name, branching=theirs.branching) != theirs:
-        raise ConfigError(f"--initial: that run trained {theirs.name} for {theirs.classes} classes, another network")
+        raise ConfigError(f"--initial: its weights are of {theirs.name} for {theirs.classes} classes, another network")
     for index in range(model.tree.blocks):
         width, from_width = model.tree.width(index), source.tree.width(index)
         if width == from_width:
@@ -39,7 +39,7 @@ def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble) -> Non
             continue
         if width % from_width or not isinstance(model.block(index), GroupedBlock):
             raise ConfigError(
-                f"--initial: block {index} of that run has {from_width} nodes, which cannot become {width} here"
+                f"--initial: block {index} has {from_width} nodes there, which cannot become {width} here"
             )
         grown = {
             name: _grown(tensor, nodes=from_width, copies=width // from_width)

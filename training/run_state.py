@@ -15,10 +15,10 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from model_core.checkpoint import model_from, read_tensors, write_tensors
+from model_core.checkpoint import load_checkpoint, model_from, read_tensors, write_tensors
 from model_core.errors import CheckpointError
 from model_core.grouped import HierarchicalEnsemble
-from model_core.package import Preprocessing
+from model_core.package import MANIFEST, Package, Preprocessing
 from training.config import TrainConfig
 from training.errors import ConfigError
 
@@ -119,6 +119,18 @@ class RunState:
             momentum=_part(tensors, MOMENTUM),
             average=_part(tensors, AVERAGE),
         )
+
+
+def trained_model(folder: Path) -> HierarchicalEnsemble:
+    """What was trained, in evaluation mode: the result of a run, or the model of an exported package.
+
+    Raises:
+        CheckpointError: there is neither, or it is corrupt or incomplete.
+        PackageError: the package is corrupt or incomplete.
+    """
+    if (folder / MANIFEST).is_file():
+        return load_checkpoint(Package.load(folder).weights)[0]
+    return RunState.load(folder).result()
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

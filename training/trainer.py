@@ -29,7 +29,7 @@ from training.mixing import mixed
 from training.optimizer import sgd
 from training.progress import LogRow, Progress
 from training.randomness import MIXING, MODEL, generator, mixed_seed
-from training.run_state import DataCard, Position, RunState
+from training.run_state import DataCard, Position, RunState, trained_model
 from training.schedule import learning_rate
 from training.teacher import load_teacher
 
@@ -52,16 +52,16 @@ class RunOptions:
 
 
 def new_run(config: TrainConfig, spec: ModelSpec, data: ImageDataset) -> RunState:
-    """The state before the first step: initial weights drawn from the seed, or those of another run.
+    """The state before the first step: initial weights drawn from the seed, or those of another run or a package.
 
     Raises:
-        ConfigError: the other run trained another network.
-        CheckpointError: there is no other run, or its state cannot be read.
+        ConfigError: the other one is of another network.
+        CheckpointError: there is no other one, or it cannot be read.
     """
     torch.manual_seed(mixed_seed(config.seed, MODEL))
     model = build_model(spec)
     if config.initial is not None:
-        start_from(model, RunState.load(config.initial).result())
+        start_from(model, trained_model(config.initial))
     return RunState(config=config, data=data_card(data), position=Position(), model=model, momentum={})
 
 

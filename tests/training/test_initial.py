@@ -1,14 +1,20 @@
-"""Starting from another run's weights: the same network, or an ensemble grown from a single one."""
+"""Starting from a run's or a package's weights: the same network, or an ensemble grown from a single one."""
+
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from model_core.build import build_model
+from model_core.errors import CheckpointError, PackageError
 from model_core.grouped import HierarchicalEnsemble
+from model_core.package import WEIGHTS
 from model_core.zoo import architecture
 from tests.models import calibrated_model
 from training.errors import ConfigError
 from training.initial import NOISE, start_from
+from training.run_state import trained_model
 
 SINGLE = (1, 1, 1, 1, 1)
 
@@ -57,10 +63,29 @@ def test_copies_are_moved_by_a_part_of_the_weights_own_scale() -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"classes": 7}, "trained hne_tiny for 7 classes, another network"),
-        ({"branching": (1, 2, 2, 2, 6)}, "block 4 of that run has 48 nodes, which cannot become 16 here"),
+        ({"classes": 7}, "its weights are of hne_tiny for 7 classes, another network"),
+        ({"branching": (1, 2, 2, 2, 6)}, "block 4 has 48 nodes there, which cannot become 16 here"),
     ],
 )
 def test_another_network_is_refused(changes: dict[str, object], fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         start_from(fresh(), fresh(**changes))
+
+
+def test_a_package_is_as_good_a_start_as_the_run_that_it_came_from(
+    tiny_package: Path, tiny_model: HierarchicalEnsemble
+) -> None:
+    torch.testing.assert_close(logits(trained_model(tiny_package)), logits(tiny_model))
+
+
+def test_a_damaged_package_is_no_start(tiny_package: Path, tmp_path: Path) -> None:
+    package = shutil.copytree(tiny_package, tmp_path / "package")
+    weights = package / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(PackageError, match=WEIGHTS):
+        trained_model(package)
+
+
+def test_an_empty_folder_is_no_start(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"run\.safetensors: does not exist"):
+        trained_model(tmp_path)
