@@ -95,7 +95,7 @@ async def predict(request: Request) -> Response:
     service, head = submission.service, submission.head
     service.turns.observe(refinement.first_at - submission.turn_at)
     service.firsts.add(refinement.first_at - head.arrived_at)
-    head.due_at, head.ended_at = head.arrived_at + submission.deadline_ms / 1e3, refinement.ended_at
+    head.ended_at = refinement.ended_at
     body = submission.answer(refinement).model_dump_json()
     return Response(
         body, media_type="application/json", headers={"Server-Timing": submission.server_timing(refinement)}

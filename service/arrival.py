@@ -39,7 +39,7 @@ class Head:
     request_id: str
     """The client's own if it is sane, else a new one."""
     due_at: float | None = None
-    """Instant at which a single answer was due, once there is one."""
+    """Instant at which the answer is due, once the request has been read."""
     ended_at: float | None = None
     """Instant from which on a single answer had only to be sent, once that is known."""
     status: int | None = None

@@ -50,24 +50,28 @@ class RequestRecorder(Protocol):
     def rejected(self, error: ServiceError) -> None:
         """A request was refused before any work was spent on it."""
 
-    def answered(self, *, ensemble_size: int, stop_reason: StopReason, overrun: float | None) -> None:
-        """A final refinement was handed out, `overrun` seconds (>= 0) late; None if it had no deadline."""
+    def answered(self, *, ensemble_size: int, stop_reason: StopReason) -> None:
+        """A final refinement was handed out."""
 
     def deadline_missed(self) -> None:
         """A request's deadline came before its first leaf."""
 
-    def request(self, *, endpoint: str, outcome: str, seconds: float) -> None:
-        """A request is over, `seconds` after its head arrived."""
+    def request(self, *, endpoint: str, outcome: str, seconds: float, overrun: float | None) -> None:
+        """A request is over, `seconds` after its head arrived and `overrun` seconds (>= 0) after its answer was due;
+        None if it got no answer.
+        """
 
 
 class EngineClient(Protocol):
     """One engine, from the event loop that serves its clients."""
 
     clock: Callable[[], float]
-    failure: ServiceError | None
-    """Why it serves nobody and never will again."""
     admits_at_once: bool
     """Whether the engine has taken a request when `submit` returns; `Admitted` is heard only where it is not so."""
+
+    @property
+    def failure(self) -> ServiceError | None:
+        """Why it serves nobody and never will again."""
 
     @property
     def recorder(self) -> RequestRecorder:

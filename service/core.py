@@ -9,6 +9,7 @@ else may run beside anything. Everything else is to be called one at a time, whi
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -141,6 +142,8 @@ class Core:
             self._through_at = None
             return None
         batch = self.ledger.begin(decision, now)
+        if self._rested(batch):
+            self._through_at = None
         self._free_at = now + self._profile.expected(batch.segment, len(batch.requests))
         if batch.segment.start == 0:
             for request in batch.requests:
@@ -171,6 +174,9 @@ class Core:
         updates: Updates = []
         out_of_time = False
         for position, request in self.ledger.release(batch):
+            if not math.isfinite(confidences[position]):  # too large for half a precision, or weights that are broken
+                updates += self._end([request], StopReason.ERROR, self._no_number(batch.segment))
+                continue
             first_at = now
             if request.latest is None:
                 self.recorder.first_prediction(seconds=now - request.submitted_at)
@@ -233,6 +239,18 @@ class Core:
 
     def _seconds_until(self, size: int, *, arriving: int = 0) -> float:
         return seconds_until(self.ledger.queues, self._profile, size, self._max_batch, arriving=arriving)
+
+    def _rested(self, batch: Batch) -> bool:
+        """Whether nobody was there for a while, since those who waited when the batch before was through have left."""
+        through_at, requests = self._through_at, batch.requests
+        return (
+            through_at is not None
+            and len(self.ledger) == len(requests)
+            and all(request.submitted_at > through_at for request in requests)
+        )
+
+    def _no_number(self, segment: Segment) -> RunnerError:
+        return RunnerError(self._package.step(segment.start), "its logits are no numbers for this image")
 
     def _full(self) -> QueueFullError:
         return QueueFullError(self._seconds_until(1 if self._pool.available else self._tree.leaves))

@@ -74,7 +74,6 @@ class Mailbox:
         self, budget: Budget, *, clock: Callable[[], float], recorder: RequestRecorder, on_close: Callable[[], None]
     ) -> None:
         self._deadline = budget.deadline
-        self._clock = clock
         self._recorder = recorder
         self._on_close = on_close
         self._latest: Refinement | None = None
@@ -113,14 +112,13 @@ class Mailbox:
             self._ended.set()
 
     async def admitted(self) -> None:
-        """Wait until the engine has taken the request.
+        """Wait until the engine has taken the request, or its time is over: then `answer` and `next` say so.
 
         Raises:
             QueueFullError, DrainingError, BudgetError, ServiceError: it has refused it.
-            DeadlineMissedError: the deadline came before it said anything.
         """
         await self._heard.wait()
-        if not self._taken:
+        if not self._taken and not isinstance(self._error, DeadlineMissedError):
             self._conclude()
 
     async def next(self, timeout: float | None = None) -> Refinement | None:
@@ -196,6 +194,5 @@ class Mailbox:
             raise self._error
         answer = self._latest
         assert answer.stop_reason is not None
-        overrun = None if self._deadline is None else max(0.0, self._clock() - self._deadline)
-        self._recorder.answered(ensemble_size=answer.ensemble_size, stop_reason=answer.stop_reason, overrun=overrun)
+        self._recorder.answered(ensemble_size=answer.ensemble_size, stop_reason=answer.stop_reason)
         return answer

@@ -29,6 +29,10 @@ __all__ = ["Engine", "EngineSettings", "EngineState", "Listener"]
 
 logger = logging.getLogger(__name__)
 
+HOPELESS = 3
+"""Batches that fail in a row. A GPU that has lost its context fails every one from then on, and only a new process can
+use it again."""
+
 
 class Engine:
     """Serves one package with one runner.
@@ -60,6 +64,9 @@ class Engine:
         )
         self._draining = False
         self._closed = False
+        self._lost = False
+        self._failures = 0
+        """Batches in a row."""
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         recorder.watch(self.snapshot)
@@ -114,8 +121,13 @@ class Engine:
 
     @property
     def draining(self) -> bool:
-        """Whether it has stopped admitting: shut down, or its thread ended by itself."""
+        """Whether it has stopped admitting: shut down, or lost."""
         return self._draining
+
+    @property
+    def lost(self) -> bool:
+        """Whether its thread has ended by itself: for a fault of our own, or because nothing can be computed."""
+        return self._lost
 
     def snapshot(self) -> EngineState:
         """Limits, load and profile."""
@@ -134,9 +146,11 @@ class Engine:
             self._core.compute(batch)
         except Exception as error:  # whatever it was: it ends this batch, not the engine
             logger.exception("step %d failed for %d requests", batch.segment.start, len(batch.requests))
+            self._failures += 1
             with self._changed:
                 self._tell(self._core.fail(batch, error))
         else:
+            self._failures = 0
             with self._changed:
                 self._tell(self._core.advance(batch))
         return True
@@ -156,9 +170,12 @@ class Engine:
         try:
             while self._await_work():
                 self.step() or self.probe()
+                if self._failures >= HOPELESS:
+                    logger.critical("%d batches failed in a row: nothing can be computed here any more", HOPELESS)
+                    break
         finally:  # also if a fault of our own ends the thread: nobody is left waiting, nobody else is admitted
             with self._changed:
-                self._draining = True
+                self._draining, self._lost = True, not self._closed
                 self._tell(self._core.end_all())
 
     def _await_work(self) -> bool:

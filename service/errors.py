@@ -13,7 +13,7 @@
     ├── UnavailableError       a good request at a bad moment: the client may try again
     │   ├── QueueFullError     every waiting place is taken; says when to come back
     │   ├── StartingError      the model is not loaded and measured yet
-    │   ├── EngineLostError    the engine process has ended; the service is about to start again
+    │   ├── EngineLostError    the engine has ended by a fault; the service ends, to be started again
     │   └── DrainingError      the service is shutting down
     └── DeadlineMissedError    no network could be computed by the deadline
 
@@ -112,10 +112,10 @@ class StartingError(UnavailableError):
 
 
 class EngineLostError(UnavailableError):
-    """The engine process has ended. The service ends too, so that whoever keeps it starts it again."""
+    """The engine has ended by a fault. The service ends too, so that whoever keeps it starts it again."""
 
     def __init__(self) -> None:
-        super().__init__("the engine process has ended")
+        super().__init__("the engine has ended by a fault; the log says which")
 
 
 class DrainingError(UnavailableError):

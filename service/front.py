@@ -53,12 +53,12 @@ def create_front(service: Service) -> FastAPI:
 
     def on_end(path: str, head: Head, seconds: float) -> None:
         if path.startswith("/predict"):
-            outcome = _outcome(head.status)
-            service.recorder.request(endpoint=path, outcome=outcome, seconds=seconds)
-            over_at = head.arrived_at + seconds
-            answered_at = head.ended_at if head.status == 200 else None
+            outcome, over_at = _outcome(head.status), head.arrived_at + seconds
+            overrun = None if outcome != "answered" or head.due_at is None else max(0.0, over_at - head.due_at)
+            service.recorder.request(endpoint=path, outcome=outcome, seconds=seconds, overrun=overrun)
+            answered_at = head.ended_at if outcome == "answered" else None
             service.reserve.ended(None if answered_at is None else over_at - answered_at)
-            missed = outcome == "deadline_missed" or (head.due_at is not None and over_at > head.due_at)
+            missed = outcome == "deadline_missed" or (answered_at is not None and bool(overrun))
             # Unless the loop lags, it was the client's upload or the engine that took too long.
             let_down = missed and service.lag.seconds > 0
             service.strain.ended(arrived_at=head.arrived_at, seen_at=head.seen_at, let_down=let_down)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from model_core.package import Package
 from service.client import Exposition, Heard, Listener
 from service.engine import Engine
-from service.errors import DrainingError, ServiceError, StartingError
+from service.errors import DrainingError, EngineLostError, ServiceError, StartingError
 from service.metrics import Recorder
 from service.request import Budget, Ticket
 from service.runners import Runner
@@ -35,12 +35,19 @@ class LocalEngine:
     def __init__(self, build: Callable[[], Engine], recorder: Recorder, *, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.recorder = recorder
-        self.failure: ServiceError | None = None
         self.admits_at_once = True
         self._build = build
+        self._start_failure: ServiceError | None = None
         self._engine: Engine | None = None
         self._listener: Listener = lambda heard: None
         self._draining = False
+
+    @property
+    def failure(self) -> ServiceError | None:
+        """See `EngineClient.failure`."""
+        if self._engine is not None and self._engine.lost:
+            return EngineLostError()
+        return self._start_failure
 
     def start(self) -> None:
         """Load the steps, measure the profile and start the engine, beside the event loop."""
@@ -60,7 +67,9 @@ class LocalEngine:
         self._listener = listener
 
     def check_ready(self) -> None:
-        """See `EngineClient.check_ready`; not ready either if the engine's thread has ended by itself."""
+        """See `EngineClient.check_ready`."""
+        if self.failure is not None:
+            raise self.failure
         if self._draining or self._running.draining:
             raise DrainingError
 
@@ -95,7 +104,7 @@ class LocalEngine:
     @property
     def _running(self) -> Engine:
         if self._engine is None:
-            raise self.failure or StartingError()
+            raise self._start_failure or StartingError()
         return self._engine
 
     async def _start(self) -> None:
@@ -104,10 +113,10 @@ class LocalEngine:
             engine.start()
         except ServiceError as error:
             logger.critical("the model cannot be served: %s", error)
-            self.failure = error
+            self._start_failure = error
         except Exception as error:  # a fault of our own or of a library must not look like a start that takes long
             logger.critical("the model cannot be served", exc_info=True)
-            self.failure = ServiceError(f"the model cannot be served: {error!r}")
+            self._start_failure = ServiceError(f"the model cannot be served: {error!r}")
         else:
             self.attach(engine)
 

@@ -115,7 +115,9 @@ class Recorder:
         self._stops_by_reason = {stop: stops.labels(reason=stop.value) for stop in StopReason}
         self._missed = Counter("hne_deadline_missed_total", "Requests without one leaf in time", registry=registry)
         self._overrun = histogram(
-            "hne_deadline_overrun_seconds", "How late answers with a deadline were; 0 is on time", OVERRUN_SECONDS
+            "hne_deadline_overrun_seconds",
+            "From when answers were due until they were out; 0 is on time",
+            OVERRUN_SECONDS,
         )
         steps = histogram(
             "hne_step_duration_seconds", "One engine step, by ensemble size reached", STEP_SECONDS, ("ensemble_size",)
@@ -173,13 +175,11 @@ class Recorder:
 
     # From the delivery
 
-    def answered(self, *, ensemble_size: int, stop_reason: StopReason, overrun: float | None) -> None:
-        """A final refinement was handed out, `overrun` seconds (>= 0) late; None if it had no deadline."""
+    def answered(self, *, ensemble_size: int, stop_reason: StopReason) -> None:
+        """See `RequestRecorder.answered`."""
         self._stops_by_reason[stop_reason].inc()
         self._sizes.observe(ensemble_size)
         self._expected_accuracy.observe(self._accuracy[ensemble_size])
-        if overrun is not None:
-            self._overrun.observe(overrun)
 
     def deadline_missed(self) -> None:
         """A request's deadline came before its first leaf."""
@@ -187,9 +187,11 @@ class Recorder:
 
     # From the HTTP layer
 
-    def request(self, *, endpoint: str, outcome: str, seconds: float) -> None:
-        """A request is over, `seconds` after its head arrived. Both labels come from small fixed sets."""
+    def request(self, *, endpoint: str, outcome: str, seconds: float, overrun: float | None) -> None:
+        """See `RequestRecorder.request`. Both labels come from small fixed sets."""
         if (counter := self._requests_by_kind.get((endpoint, outcome))) is None:
             counter = self._requests_by_kind[endpoint, outcome] = self._requests.labels(endpoint, outcome)
         counter.inc()
         self._request_seconds.observe(seconds)
+        if overrun is not None:
+            self._overrun.observe(overrun)

@@ -70,6 +70,10 @@ class Server(uvicorn.Server):
         keep_for_good()
         welcome(self.service.package, self.servers[0].sockets[0])
 
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end, ten times a second: also when the engine has."""
+        return await super().on_tick(counter) or self.service.failure is not None
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, then close."""
         await self.service.drain()

@@ -198,6 +198,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         for mailbox in mailboxes:
             mailbox.close()
         raise
+    head.due_at = head.arrived_at + deadline_ms / 1e3
     return Submission(
         service=service,
         head=head,

@@ -209,10 +209,10 @@ class Host:
 
     def _record(self, event: Event) -> None:
         match event:
-            case Ended(endpoint, outcome, seconds):
-                self._recorder.request(endpoint=endpoint, outcome=outcome, seconds=seconds)
-            case Answered(size, reason, overrun):
-                self._recorder.answered(ensemble_size=size, stop_reason=reason, overrun=overrun)
+            case Ended(endpoint, outcome, seconds, overrun):
+                self._recorder.request(endpoint=endpoint, outcome=outcome, seconds=seconds, overrun=overrun)
+            case Answered(size, reason):
+                self._recorder.answered(ensemble_size=size, stop_reason=reason)
             case Missed():
                 self._recorder.deadline_missed()
             case Rejected(fault):

@@ -64,8 +64,6 @@ class Peer:
                 if (number := self._numbers.get(ticket)) is None:
                     continue  # cancelled meanwhile
                 self._updates[number] = update
-                if isinstance(update, Failure):
-                    self._admitted.discard(number)  # given up at once: as good as refused
                 if isinstance(update, Failure) or update.stop_reason is not None:
                     del self.tickets[number], self._numbers[ticket]
 

@@ -129,7 +129,6 @@ class Answered(_Message):
 
     ensemble_size: int
     stop_reason: StopReason
-    overrun: float | None
 
 
 class Missed(_Message):
@@ -142,6 +141,7 @@ class Ended(_Message):
     endpoint: str
     outcome: str
     seconds: float
+    overrun: float | None
 
 
 Event = Rejected | Answered | Missed | Ended

@@ -51,6 +51,8 @@ NEWS_LIMIT = 64
 SUBMIT_LIMIT = 256
 """Requests that may be on their way before more are refused."""
 RETRY_AFTER = 1.0
+ANSWER_SECONDS = 5.0
+"""How long an answer is waited for."""
 LINGER_MS = 1000
 """What is said last is given so long to arrive."""
 
@@ -254,7 +256,10 @@ class RemoteEngine:
         future: asyncio.Future[EngineState | Exposition] = asyncio.get_running_loop().create_future()
         self._questions[question.number] = future
         try:
-            return await future
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await future
+        except TimeoutError as error:  # it takes no questions from a process that has much to read
+            raise QueueFullError(RETRY_AFTER) from error
         finally:
             del self._questions[question.number]
 

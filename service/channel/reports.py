@@ -28,17 +28,17 @@ class Reports:
         """See `RequestRecorder.rejected`."""
         self._add(Rejected(Fault.of(error)))
 
-    def answered(self, *, ensemble_size: int, stop_reason: StopReason, overrun: float | None) -> None:
+    def answered(self, *, ensemble_size: int, stop_reason: StopReason) -> None:
         """See `RequestRecorder.answered`."""
-        self._add(Answered(ensemble_size, stop_reason, overrun))
+        self._add(Answered(ensemble_size, stop_reason))
 
     def deadline_missed(self) -> None:
         """See `RequestRecorder.deadline_missed`."""
         self._add(Missed())
 
-    def request(self, *, endpoint: str, outcome: str, seconds: float) -> None:
+    def request(self, *, endpoint: str, outcome: str, seconds: float, overrun: float | None) -> None:
         """See `RequestRecorder.request`."""
-        self._add(Ended(endpoint, outcome, seconds))
+        self._add(Ended(endpoint, outcome, seconds, overrun))
 
     def _add(self, event: Event) -> None:
         self.events.append(event)

@@ -31,9 +31,9 @@ def exported(tiny_package: Path) -> dict[str, set[str]]:
     recorder = Recorder(package, CollectorRegistry())
     recorder.watch(state)
     recorder.step(ensemble_size=1, batch=1, seconds=0.0, flops=1)
-    recorder.answered(ensemble_size=1, stop_reason=StopReason.COMPLETE, overrun=0.0)
+    recorder.answered(ensemble_size=1, stop_reason=StopReason.COMPLETE)
     recorder.rejected(DrainingError())
-    recorder.request(endpoint="predict", outcome="ok", seconds=0.0)
+    recorder.request(endpoint="predict", outcome="ok", seconds=0.0, overrun=0.0)
     names: dict[str, set[str]] = {"up": {"job", "instance"}}
     for family in recorder.registry.collect():
         for sample in family.samples:

@@ -17,9 +17,12 @@ READY = re.compile(r"is ready at (http://127\.0\.0\.1:\d+)")
 
 
 @contextmanager
-def launched(package: Path, *flags: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A server that has just been started, in a process group of its own."""
-    command = [sys.executable, "-W", "error", "-m", "service.cli", "--port", "0", "--threads", "1", *flags]
+def launched(
+    package: Path, *flags: str, program: str | None = None, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A server that has just been started, in a process group of its own; by a `program` that starts it, if given."""
+    start = ["-m", "service.cli"] if program is None else ["-c", program]
+    command = [sys.executable, "-W", "error", *start, "--port", "0", "--threads", "1", *flags]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -13,9 +13,22 @@ import httpx
 import pytest
 from httpx_sse import aconnect_sse
 
-from tests.e2e.servers import server
+from service.engine import HOPELESS
+from tests.e2e.servers import launched, server, wait_until_ready
 
 pytestmark = pytest.mark.anyio
+
+PATIENCE = 60
+BREAKING = """
+from service import cli, single
+from service.runners.onnx import OnnxRunner
+
+def broken(*_):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+single.keep_for_good = lambda: setattr(OnnxRunner, "run", broken)  # what happens last before it is ready
+cli.main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +132,16 @@ async def test_sigterm_under_load_leaves_no_request_without_an_answer(tiny_packa
             *ends, _ = await asyncio.gather(*(until_refused() for _ in range(48)), told_to_end())
         assert all(end == {200, 503} for end in ends)
         assert process.wait(10) == -signal.SIGTERM
+
+
+def test_an_engine_that_breaks_ends_the_service(tiny_package: Path, photo: bytes) -> None:
+    with launched(tiny_package, program=BREAKING) as process:
+        with httpx.Client(base_url=wait_until_ready(process), timeout=PATIENCE) as client:
+            statuses = [client.post("/predict", files={"file": photo}).status_code for _ in range(HOPELESS)]
+        assert statuses == [500] * HOPELESS
+        assert process.wait(PATIENCE) == 1
+        assert process.stderr is not None
+        assert process.stderr.read().endswith("hne-serve: the engine has ended by a fault; the log says which\n")
 
 
 def test_a_package_that_cannot_be_served_ends_it_with_a_word(tmp_path: Path) -> None:

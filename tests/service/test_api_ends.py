@@ -31,6 +31,7 @@ async def test_at_the_deadline_the_latest_refinement_is_the_answer(serving: Any,
         assert (response.status_code, answer["ensemble_size"], answer["stop_reason"]) == (200, 2, "deadline")
         assert 290 < answer["elapsed_ms"] < 1000
         assert served.metric("hne_stops_total", reason="deadline") == 1
+        assert served.metric("hne_deadline_overrun_seconds_count") == 1
 
 
 @pytest.mark.parametrize("how", ["query", "header", "json", "default", "cap"])

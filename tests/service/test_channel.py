@@ -25,7 +25,14 @@ from service.channel.remote import RemoteEngine
 from service.client import Heard
 from service.delivery import Delivery
 from service.engine import Engine, EngineSettings
-from service.errors import BudgetError, DrainingError, EngineLostError, QueueFullError, ServiceError
+from service.errors import (
+    BudgetError,
+    DeadlineMissedError,
+    DrainingError,
+    EngineLostError,
+    QueueFullError,
+    ServiceError,
+)
 from service.metrics import Recorder
 from service.profile import Profile, Shape
 from service.request import Budget, Refinement, StopReason, Ticket, Update
@@ -146,6 +153,16 @@ async def test_refusals_are_the_engines_own_errors(package: Package, tmp_path: P
                 engine.check_ready()
 
 
+async def test_who_is_given_up_at_once_was_admitted_like_anybody(far: Far) -> None:
+    async with near_end(far) as (engine, delivery):
+        with delivery.submit(IMAGE, Budget(deadline=engine.clock() + 1e-6)) as mailbox:
+            await mailbox.admitted()
+            with pytest.raises(DeadlineMissedError):
+                await mailbox.answer()
+    await until(lambda: far.metric("hne_deadline_missed_total") == 1)
+    assert far.metric("hne_rejections_total", reason="deadline") == 1
+
+
 async def test_an_image_of_another_shape_harms_one_request(far: Far) -> None:
     async with near_end(far) as (_, delivery):
         with delivery.submit(IMAGE[:, 1:], Budget()) as mailbox, pytest.raises(ServiceError, match="reshape"):
@@ -244,7 +261,7 @@ async def test_figures_of_all_api_processes_are_one_exposition(far: Far) -> None
         for delivery in (first, second):
             with delivery.submit(IMAGE, Budget(max_ensemble_size=2)) as mailbox:
                 await mailbox.answer()
-        one.recorder.request(endpoint="/predict", outcome="answered", seconds=0.1)
+        one.recorder.request(endpoint="/predict", outcome="answered", seconds=0.1, overrun=0.0)
         two.recorder.deadline_missed()
         two.recorder.rejected(QueueFullError(1))
         for engine in (one, two):  # each sends what it has counted before it asks
@@ -253,6 +270,7 @@ async def test_figures_of_all_api_processes_are_one_exposition(far: Far) -> None
             'hne_stops_total{reason="ensemble_size"} 2.0',
             'hne_requests_total{endpoint="/predict",outcome="answered"} 1.0',
             "hne_deadline_missed_total 1.0",
+            'hne_deadline_overrun_seconds_bucket{le="0.0"} 1.0',
             'hne_rejections_total{reason="queue_full"} 1.0',
         ):
             assert sample in text

@@ -51,6 +51,21 @@ def test_every_refinement_is_the_models_whenever_its_request_arrived(bench: Benc
     assert [bench.last(ticket).stop_reason for ticket in tickets] == [StopReason.COMPLETE] * 5
 
 
+def test_only_time_in_which_somebody_waits_is_a_gap_between_steps(make: MakeBench) -> None:
+    bench = make(max_batch=1)
+    _, waiting, leaving = (bench.engine.submit(image, Budget(max_ensemble_size=1), bench.listen) for image in images(3))
+    bench.engine.step()
+    bench.clock.now += 0.25
+    bench.engine.step()
+    assert bench.metric("hne_step_gap_seconds_sum") == pytest.approx(0.25)
+    assert bench.last(waiting).ensemble_size == 1
+    bench.engine.cancel(leaving)
+    bench.clock.now += 60
+    bench.engine.submit(images(1)[0], Budget(max_ensemble_size=1), bench.listen)
+    bench.engine.step()
+    assert bench.metric("hne_step_gap_seconds_sum") == pytest.approx(0.25)
+
+
 def test_flops_are_never_exceeded_and_used_as_far_as_they_go(bench: Bench) -> None:
     flops = bench.package.manifest.cumulative_flops
     budgets = {size: (flops[size], flops[size + 1] - 1) for size in range(1, 16)}

@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model_core.package import Package
 from model_core.tree import Segment
 from service.engine import Engine, EngineSettings
 from service.errors import DrainingError, RunnerError
@@ -15,6 +17,9 @@ from service.request import Budget, Failure, Refinement, StopReason, Ticket, Upd
 from service.runners.onnx import OnnxRunner
 from service.scheduler import Decision, Situation
 from tests.service.engines import Bench, MakeBench, images
+
+PATIENCE = 30
+"""Seconds for what takes milliseconds."""
 
 
 def test_a_cancelled_request_leaves_its_slot_and_hears_nothing_more(make: MakeBench) -> None:
@@ -57,6 +62,43 @@ def test_a_step_that_fails_ends_its_batch_and_nothing_else(bench: Bench) -> None
     bench.run()
     assert bench.last(ticket).stop_reason is StopReason.COMPLETE
     assert bench.engine.snapshot().active == 0
+
+
+def test_an_image_whose_logits_are_no_numbers_fails_alone(bench: Bench) -> None:
+    broken = bench.engine.submit(np.full_like(images(1)[0], np.nan), Budget(), bench.listen)
+    ticket = bench.engine.submit(images(1)[0], Budget(), bench.listen)
+    bench.run()
+    assert str(bench.failure(broken).error).endswith("00.onnx: its logits are no numbers for this image")
+    assert bench.last(ticket).stop_reason is StopReason.COMPLETE
+    assert bench.engine.snapshot().active == 0
+
+
+@pytest.mark.parametrize(("fails", "lost"), [("xxx", True), ("xx.xx.", False)])
+def test_an_engine_that_computes_nothing_any_more_ends(package: Package, fails: str, lost: bool) -> None:
+    bench, outcomes = Bench(package, OnnxRunner(package)), iter(fails)
+    ends = [threading.Event() for _ in fails]
+
+    def before(segment: Segment) -> None:
+        if next(outcomes) == "x":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    bench.runner.before = before
+    bench.engine.start()
+    for end in ends:
+
+        def listen(updates: Sequence[tuple[Ticket, Update]], end: threading.Event = end) -> None:
+            end.set()
+
+        bench.engine.submit(images(1)[0], Budget(max_ensemble_size=1), listen)
+        assert end.wait(PATIENCE)
+    if lost:
+        assert bench.engine._thread is not None
+        bench.engine._thread.join(PATIENCE)
+        with pytest.raises(DrainingError):
+            bench.engine.submit(images(1)[0], Budget(), bench.listen)
+    assert (bench.engine.lost, bench.engine.draining) == (lost, lost)
+    bench.engine.close()
+    assert bench.engine.lost == lost, "one that was told to end is not lost"
 
 
 def test_a_listener_that_fails_harms_nobody_else(bench: Bench) -> None:

@@ -49,15 +49,23 @@ def test_every_promised_metric_is_there_before_the_first_request(recorder: Recor
 
 
 def test_answers_count_by_size_reason_and_expected_accuracy(recorder: Recorder, package: Package) -> None:
-    recorder.answered(ensemble_size=1, stop_reason=StopReason.DEADLINE, overrun=0.0)
-    recorder.answered(ensemble_size=16, stop_reason=StopReason.COMPLETE, overrun=None)
+    recorder.answered(ensemble_size=1, stop_reason=StopReason.DEADLINE)
+    recorder.answered(ensemble_size=16, stop_reason=StopReason.COMPLETE)
     value = recorder.registry.get_sample_value
     assert value("hne_stops_total", {"reason": "deadline"}) == 1
     assert [value("hne_ensemble_size_bucket", {"le": le}) for le in ("1.0", "15.0", "16.0")] == [1, 1, 2]
     table = package.manifest.table
     assert value("hne_expected_accuracy_sum") == pytest.approx(table[0].accuracy + table[15].accuracy)
-    assert value("hne_deadline_overrun_seconds_bucket", {"le": "0.0"}) == 1
-    assert value("hne_deadline_overrun_seconds_count") == 1
+
+
+def test_answers_count_by_how_late_they_are(recorder: Recorder) -> None:
+    recorder.request(endpoint="/predict", outcome="answered", seconds=0.1, overrun=0.0)
+    recorder.request(endpoint="/predict", outcome="answered", seconds=0.1, overrun=0.004)
+    recorder.request(endpoint="/predict", outcome="deadline_missed", seconds=0.1, overrun=None)
+    value = recorder.registry.get_sample_value
+    counts = [value("hne_deadline_overrun_seconds_bucket", {"le": le}) for le in ("0.0", "0.002", "0.005", "+Inf")]
+    assert counts == [1, 1, 2, 2]
+    assert value("hne_request_duration_seconds_count") == 3
 
 
 def test_steps_count_by_the_size_they_reach(recorder: Recorder) -> None:
@@ -101,7 +109,7 @@ def test_limits_and_profile_are_told(recorder: Recorder) -> None:
 
 def test_two_services_do_not_share_figures(recorder: Recorder, package: Package) -> None:
     other = Recorder(package, CollectorRegistry())
-    recorder.request(endpoint="/predict", outcome="ok", seconds=0.1)
+    recorder.request(endpoint="/predict", outcome="ok", seconds=0.1, overrun=None)
     labels = {"endpoint": "/predict", "outcome": "ok"}
     assert recorder.registry.get_sample_value("hne_requests_total", labels) == 1
     assert other.registry.get_sample_value("hne_requests_total", labels) is None
