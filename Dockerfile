@@ -42,8 +42,11 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
 CMD ["hne-serve"]
 
 FROM runtime AS gpu
-# Not auto: without a usable GPU this image says so and ends, instead of computing on the CPU.
+# Not auto: without a usable GPU this image says so and ends, instead of computing on the CPU. HTTP and decoding have
+# processes of their own, so that they do not keep the device waiting, and batches are as large as a GPU likes them.
 ENV HNE_RUNNER=cuda \
+    HNE_API_PROCESSES=2 \
+    HNE_MAX_BATCH=128 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=dependencies-gpu /opt/hne /opt/hne

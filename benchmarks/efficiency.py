@@ -42,7 +42,7 @@ class Witness:
 
     def __init__(self, runner: Borrowed) -> None:
         self.name, self.configuration = runner.name, runner.configuration
-        self.segments, self.max_batch = runner.segments, runner.max_batch
+        self.segments, self.max_batch, self.pads = runner.segments, runner.max_batch, runner.pads
         self.reserve, self.close = runner.reserve, runner.close
         self.runs: list[tuple[Segment, int]] = []
         self.started = self.ended = 0.0

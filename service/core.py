@@ -83,6 +83,7 @@ class Core:
                 keep=settings.keep_profile,
             ),
             max_batch=self._max_batch,
+            pads=runner.pads,
         )
         self.probes = Probes(runner, self._tree, self._input_shape, clock)
         self.ledger = Ledger(self._flops, self._pool, self._profile)

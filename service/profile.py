@@ -2,8 +2,9 @@
 while serving.
 
 Segments that compute the same blocks with the same width cost the same, so they share one curve over the batch size:
-linear between the measured sizes, proportional beyond the largest. Each serving step moves the curve a little
-towards what it took; how far steps strayed from the curve, in a bounded window, gives the high quantile.
+linear between the measured sizes, proportional beyond the largest; in steps where the runner pads batches. Each
+serving step moves the curve a little towards what it took; how far steps strayed from the curve, in a bounded window,
+gives the high quantile.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ Timings = Mapping[Shape, Mapping[int, Sequence[float]]]
 
 
 class Profile:
-    """Seconds per segment and batch size."""
+    """Seconds per segment and batch size. With `pads` a batch takes as long as one of the next power of two."""
 
-    def __init__(self, tree: Tree, timings: Timings, *, max_batch: int) -> None:
-        curves = {shape: _Curve(measured, max_batch) for shape, measured in timings.items()}
+    def __init__(self, tree: Tree, timings: Timings, *, max_batch: int, pads: bool = False) -> None:
+        curves = {shape: _Curve(measured, max_batch, pads=pads) for shape, measured in timings.items()}
         self._curves = {
             segment: curves[shape] for segment in tree.segments() if (shape := shape_of(tree, segment)) in curves
         }
@@ -89,7 +90,8 @@ class Profile:
 class _Curve:
     """Seconds over the batch size for all segments of one shape."""
 
-    def __init__(self, measured: Mapping[int, Sequence[float]], max_batch: int) -> None:
+    def __init__(self, measured: Mapping[int, Sequence[float]], max_batch: int, *, pads: bool) -> None:
+        self._pads = pads
         self.batches = tuple(sorted(measured))
         assert self.batches[0] == 1
         self._knots = [median(measured[batch]) for batch in self.batches]
@@ -105,7 +107,7 @@ class _Curve:
         self.strays.add(ratio)
         change = RATE * min(max(ratio - 1, -MAX_DEVIATION), MAX_DEVIATION)
         above = min(bisect_left(self.batches, batch), len(self.batches) - 1)
-        below = max(bisect_right(self.batches, batch) - 1, 0)
+        below = above if self._pads else max(bisect_right(self.batches, batch) - 1, 0)
         for knot in {above, below}:
             self._knots[knot] *= 1 + change
         self._interpolate(max(below - 1, 0), min(above + 1, len(self._knots) - 1))
@@ -114,13 +116,26 @@ class _Curve:
         """Bring the seconds between two knots up to date, and what lies beyond the last knot of all."""
         for knot in range(first, last):
             low, high = self.batches[knot], self.batches[knot + 1]
-            at, slope = self._knots[knot], (self._knots[knot + 1] - self._knots[knot]) / (high - low)
-            self.seconds[low:high] = [at + slope * offset for offset in range(high - low)]
+            self.seconds[low:high] = self._between(self._knots[knot], self._knots[knot + 1], high - low)
         if last == len(self._knots) - 1:
-            end, rate = self.batches[last], self._knots[last] / self.batches[last]
-            self.seconds[end:] = [rate * batch for batch in range(end, len(self.seconds))]
+            end, seconds = self.batches[last], self._knots[last]
+            further = range(end + 1, len(self.seconds))
+            computed = map(_padded, further) if self._pads else further
+            self.seconds[end:] = [seconds, *(seconds / end * batch for batch in computed)]
         self.cheapest = min(knot / batch for knot, batch in zip(self._knots, self.batches, strict=True))
         """Seconds per request at the batch size that is most efficient."""
+
+    def _between(self, low: float, high: float, batches: int) -> list[float]:
+        """The seconds of so many batches from a knot on, up to the next one."""
+        if self._pads:
+            return [low, *[high] * (batches - 1)]
+        slope = (high - low) / batches
+        return [low + slope * offset for offset in range(batches)]
+
+
+def _padded(batch: int) -> int:
+    """The next power of two."""
+    return 1 << (batch - 1).bit_length()
 
 
 def shape_of(tree: Tree, segment: Segment) -> Shape:

@@ -17,6 +17,7 @@ class Borrowed:
         self.configuration = runner.configuration
         self.segments: tuple[Segment, ...] = runner.segments
         self.max_batch = runner.max_batch
+        self.pads = runner.pads
         self._runner, self._slots = runner, slots
         self._bytes = runner.reserve(slots)
 

@@ -28,7 +28,7 @@ class Stragglers:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.name, self.configuration = runner.name, runner.configuration
-        self.segments, self.max_batch = runner.segments, runner.max_batch
+        self.segments, self.max_batch, self.pads = runner.segments, runner.max_batch, runner.pads
         self.reserve, self.close = runner.reserve, runner.close
         self._runner, self._share, self._factor, self._sleep = runner, share, factor, sleep
         self._random = np.random.default_rng(seed)

@@ -48,6 +48,11 @@ class Runner(Protocol):
         """The largest batch it takes; None if it sets no limit."""
         ...
 
+    @property
+    def pads(self) -> bool:
+        """Whether a batch takes as long as one of the next power of two, which it is padded to."""
+        ...
+
     def reserve(self, slots: int) -> int:
         """Make room for the activations of slots 0..slots-1, once, before the first `run`.
 

@@ -26,8 +26,10 @@ def choose_runner(
 
     Raises:
         RunnerError: what it computes from cannot be loaded.
-        SettingsError: the device that was named cannot be used; says what is missing.
+        SettingsError: the device that was named cannot be used, or not in this precision; says what is missing.
     """
+    if precision != "float32" and name in ("cpu", "onnx-cuda"):
+        raise SettingsError(f"precision {precision}: runner {name} computes in float32; runner cuda would do")
     match name:
         case "cpu":
             return _onnx_cpu(package, threads)
@@ -40,8 +42,8 @@ def choose_runner(
             try:
                 return choose_runner(package, candidate, threads=threads, precision=precision, max_batch=max_batch)
             except (RunnerError, SettingsError) as error:
-                logger.info("not serving with %s: %s", candidate, error)
-    return _onnx_cpu(package, threads)
+                logger.warning("not serving with %s: %s", candidate, error)
+    return choose_runner(package, "cpu", threads=threads, precision=precision)
 
 
 def _onnx_cpu(package: Package, threads: int) -> Runner:

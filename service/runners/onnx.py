@@ -75,6 +75,7 @@ class OnnxRunner:
         self.configuration = f"ONNX Runtime {ort.__version__}, {device}, {threads} threads from batch {threads_from}"
         self.configuration += ", wide" if wide else ""
         self.max_batch = None
+        self.pads = False
         self._tree = tree = package.manifest.spec.tree
         self._input_shape = package.manifest.spec.input_shape
         self._classes = package.manifest.spec.classes

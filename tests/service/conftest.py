@@ -37,6 +37,7 @@ class Brake:
         self.configuration = runner.configuration
         self.segments = tuple(segment for segment in runner.segments if segment.width == 1)
         self.max_batch = runner.max_batch
+        self.pads = runner.pads
 
     @contextmanager
     def before(self, step: int) -> Iterator[None]:

@@ -40,6 +40,7 @@ class TimedRunner:
         self.configuration = runner.configuration
         self.segments: tuple[Segment, ...] = runner.segments
         self.max_batch = runner.max_batch
+        self.pads = runner.pads
         self.before: Callable[[Segment], None] = lambda segment: None
         self.batches: list[tuple[int, int]] = []
         """The step and the batch size of every run."""

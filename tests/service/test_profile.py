@@ -22,6 +22,19 @@ def test_measured_batches_are_met_others_interpolated_and_larger_ones_proportion
     assert seconds == pytest.approx([0.010, 0.012, 0.014, 0.016, 0.032])
 
 
+def test_a_padded_batch_takes_as_long_as_the_next_power_of_two() -> None:
+    timings = {Shape(block, 1): {1: [0.001], 2: [0.002], 4: [0.005]} for block in range(3)}
+    padded = Profile(TREE, timings, max_batch=12, pads=True)
+
+    def seconds() -> list[float]:
+        return [padded.expected(FIRST, batch) for batch in (1, 2, 3, 4, 5, 8, 9, 12)]
+
+    assert seconds() == pytest.approx([0.001, 0.002, 0.005, 0.005, 0.01, 0.01, 0.02, 0.02])
+    for _ in range(400):
+        padded.observe(FIRST, 3, 0.006)
+    assert seconds() == pytest.approx([0.001, 0.002, 0.006, 0.006, 0.012, 0.012, 0.024, 0.024], rel=0.02)
+
+
 def test_steps_of_one_shape_share_what_is_learned() -> None:
     learned = profile()
     learned.observe(Segment(1), 1, 0.004)

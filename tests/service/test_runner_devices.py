@@ -47,6 +47,14 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(package: Package) -> Non
         open_session(package.step(0), options, Device.CUDA)
 
 
+@pytest.mark.parametrize("runner", ["cpu", "onnx-cuda", "auto"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto is a GPU here")
+def test_a_precision_that_is_not_to_be_had_is_refused(package: Package, runner: str) -> None:
+    settings = Settings.model_validate({"runner": runner, "precision": "bfloat16", "threads": 1})
+    with pytest.raises(SettingsError, match=r"precision bfloat16: runner .* computes in float32"):
+        make_runner(package, settings)
+
+
 def test_auto_is_what_works_and_quiet(
     package: Package, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

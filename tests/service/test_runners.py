@@ -1,6 +1,7 @@
 """What every runner does, whatever it computes with and on."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
+from model_core.checkpoint import save_checkpoint
 from model_core.depth_first import refine
 from model_core.grouped import HierarchicalEnsemble
 from model_core.package import Package
@@ -144,6 +146,20 @@ def test_half_precision_stays_near_the_model(
     assert logits.dtype == np.float32
     assert np.abs(logits - expected).max() < 0.1 * np.abs(expected).max()
     runner.close()
+
+
+def test_weights_that_need_a_higher_precision_are_refused(
+    package: Package, tiny_model: HierarchicalEnsemble, tmp_path: Path
+) -> None:
+    model = deepcopy(tiny_model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("blocks.4.layers.5."):  # the classifier: float16 ends at 65,504
+                parameter *= 1e6
+    save_checkpoint(tmp_path / package.weights.name, model)
+    large = Package(root=tmp_path, manifest=package.manifest, sha256=package.sha256)
+    with pytest.raises(SettingsError, match=r"precision float16: .*take a higher one"):
+        PyTorchRunner(large, device="cpu", precision="float16")
 
 
 def test_more_slots_than_memory_is_said(package: Package) -> None:
