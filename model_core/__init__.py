@@ -1,6 +1,6 @@
 """The hierarchical ensemble itself: tree, architectures, both forms of evaluation, files on disk.
 
-What serving needs of it (`tree`, `spec`, `zoo`, `package`, `preprocessing`, `errors`) imports no torch.
+What serving needs of it (`tree`, `spec`, `zoo`, `registry`, `package`, `preprocessing`, `errors`) imports no torch.
 """
 
 from model_core.errors import ArtifactError, CheckpointError, ModelError, PackageError, SpecError

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from model_core.build import BUILDERS, Builder, build_model
+from model_core.build import build_model
 from model_core.errors import CheckpointError, SpecError
 from model_core.grouped import HierarchicalEnsemble
 from model_core.spec import ModelSpec
@@ -67,9 +67,7 @@ def save_checkpoint(path: Path, model: HierarchicalEnsemble, *, metadata: Mappin
     write_tensors(path, model.state_dict(), {**(metadata or {}), "spec": model.spec.model_dump_json()})
 
 
-def load_checkpoint(
-    path: Path, builders: Mapping[str, Builder] = BUILDERS
-) -> tuple[HierarchicalEnsemble, dict[str, str]]:
+def load_checkpoint(path: Path) -> tuple[HierarchicalEnsemble, dict[str, str]]:
     """Rebuild a model, in evaluation mode, and the caller's metadata.
 
     Raises:
@@ -77,12 +75,10 @@ def load_checkpoint(
         SpecError: its family has no builder here.
     """
     tensors, metadata = read_tensors(path)
-    return model_from(path, tensors, metadata.pop("spec", None), builders), metadata
+    return model_from(path, tensors, metadata.pop("spec", None)), metadata
 
 
-def model_from(
-    path: Path, tensors: Mapping[str, Tensor], spec_json: str | None, builders: Mapping[str, Builder] = BUILDERS
-) -> HierarchicalEnsemble:
+def model_from(path: Path, tensors: Mapping[str, Tensor], spec_json: str | None) -> HierarchicalEnsemble:
     """The model of a spec in JSON with the given weights, in evaluation mode. `path` is for the errors.
 
     Raises:
@@ -96,7 +92,7 @@ def model_from(
     except (ValidationError, SpecError) as error:
         raise CheckpointError(path, f"holds an invalid model spec: {error}") from error
     with torch.device("meta"):
-        model = build_model(spec, builders)
+        model = build_model(spec)
     try:
         model.load_state_dict(dict(tensors), assign=True)
     except RuntimeError as error:

@@ -6,14 +6,14 @@ folded: the convention of the paper and of MSDNet. Counted by torch's own counte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model_core.build import BUILDERS, Builder, build_model
+from model_core.grouped import HierarchicalEnsemble
 from model_core.spec import ModelSpec
 from model_core.tree import Segment
 
@@ -57,18 +57,14 @@ class Costs:
         return sum(self.node_parameters[node.block] for step in steps for node in step)
 
 
-def count_costs(spec: ModelSpec, builders: Mapping[str, Builder] = BUILDERS) -> Costs:
-    """Count a model's costs without allocating its weights.
-
-    Raises:
-        SpecError: the spec cannot be built.
-    """
+def count_costs(model: HierarchicalEnsemble) -> Costs:
+    """Count a model's costs; it may have no weights (be on the device "meta"), and is left as it is."""
+    spec = model.spec
     flops, parameters, shapes = [], [], []
-    with torch.device("meta"), torch.inference_mode():
-        model = build_model(spec, builders).eval()
-        x = torch.empty(1, *spec.input_shape)
+    with torch.no_grad():
+        x = torch.empty(1, *spec.input_shape, device="meta")
         for index in range(spec.tree.blocks):
-            node = model.block(index).select(range(1), parents=1)
+            node = deepcopy(model.block(index).select(range(1), parents=1)).to("meta").eval()
             with FlopCounterMode(display=False) as counter:
                 x = node(x)
             flops.append(counter.get_total_flops() // 2)  # it counts a multiply-add as two

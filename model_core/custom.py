@@ -2,18 +2,28 @@
 
 Write your network as a list of factories, one per block, each returning a fresh, ordinary module for one
 branch; the last one ends in the logits (B, K). Any shapes may flow between the blocks, with the batch
-first. That is all:
+first:
 
     def blocks(spec: ModelSpec) -> list[Block]:
         stages = [Stem, lambda: Stage(64, 128), lambda: Stage(128, 256), lambda: Head(256, spec.classes)]
         return replicated(spec, stages)
 
-    spec = ModelSpec(name="mine", family="mine", branching=(1, 2, 2, 4), classes=10, input_shape=(3, 32, 32))
-    builders = {**BUILDERS, "mine": blocks}
-    model = build_model(spec, builders)
+    SPEC = ModelSpec(name="mine", family="mine", branching=(1, 2, 2, 4), classes=10, input_shape=(3, 32, 32))
+    model = HierarchicalEnsemble(SPEC, blocks(SPEC))
 
-Pass the same `builders` wherever a spec is turned into a model again. `model_core.transformer` is a
-complete example that is no convolutional network.
+is a model like any other: it can be evaluated, its costs counted, exported for serving. The commands
+know it by name, and checkpoints rebuild it, where your package is installed and declares the two in its
+pyproject.toml:
+
+    [project.entry-points."hne_serve.architectures"]
+    mine = "mypackage.network:SPEC"
+
+    [project.entry-points."hne_serve.families"]
+    mine = "mypackage.network:blocks"
+
+A family's name is the spec's `family`; an architecture's is what `--architecture` is given. Names that are
+built in or declared twice are refused. Serving needs your package in the PyTorch runner only.
+`model_core.transformer` is a complete example that is no convolutional network.
 
 Branches run one after the other here. Where that is too slow, write a `GroupedBlock` as `resnet` does.
 """

@@ -1,4 +1,5 @@
-"""The architectures that are known by name: the paper's, row for row from its Tables 2 and 3, and a transformer.
+"""The architectures that are known by name: the paper's, row for row from its Tables 2 and 3, a transformer, and those
+of installed distributions (see `custom`).
 
 `rows[b]` holds block b. "+branching" rows are where a branch splits. The classifier belongs to the last
 block; its channels are the classes, filled in by the builder.
@@ -7,9 +8,9 @@ block; its channels are the classes, filled in by the builder.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from model_core.errors import SpecError
+from model_core.registry import Registry
 from model_core.spec import ModelSpec, Row
 
 __all__ = ["ARCHITECTURES", "architecture"]
@@ -57,7 +58,9 @@ def _resnet(name: str, divisor: int) -> ModelSpec:
     )
 
 
-ARCHITECTURES: Mapping[str, ModelSpec] = MappingProxyType(
+ARCHITECTURES: Mapping[str, ModelSpec] = Registry(
+    "architecture",
+    "hne_serve.architectures",
     {
         "hne": _resnet("hne", 1),
         "hne_small": _resnet("hne_small", 2),
@@ -79,7 +82,8 @@ ARCHITECTURES: Mapping[str, ModelSpec] = MappingProxyType(
             input_shape=(3, 32, 32),
             options={"patch": 4, "width": 64, "heads": 4, "layers": [2, 1, 1, 1]},
         ),
-    }
+    },
+    accepts=lambda value: isinstance(value, ModelSpec),
 )
 
 
@@ -87,7 +91,7 @@ def architecture(name: str, *, classes: int | None = None, branching: tuple[int,
     """The spec of a named architecture, with other classes or another tree where given.
 
     Raises:
-        SpecError: unknown name; the message lists the valid ones.
+        SpecError: unknown name; the message lists the valid ones. Or one of a distribution that cannot be used.
     """
     try:
         spec = ARCHITECTURES[name]

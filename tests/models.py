@@ -28,7 +28,7 @@ def calibrated_model(name: str, **changes: object) -> HierarchicalEnsemble:
 
 def exported(model: HierarchicalEnsemble, root: Path) -> Path:
     """A package of a model; its accuracy table is made up, its costs are not."""
-    flops = count_costs(model.spec).cumulative_flops
+    flops = count_costs(model).cumulative_flops
     table = [
         EnsembleFigures(
             ensemble_size=size, flops=flops[size], accuracy=0.9 - 0.1 / size, nll=0.5, ece=0.02, temperature=1.2

@@ -129,7 +129,7 @@ def evaluate(model: HierarchicalEnsemble, data: ImageDataset) -> Measurement:
 
     The model and the data are on the same device; the model is left in evaluation mode.
     """
-    flops = count_costs(model.spec).cumulative_flops
+    flops = count_costs(model).cumulative_flops
     held_out_logits, held_out_labels = leaf_logits(model, data.held_out)
     logits_lmk, labels_m = leaf_logits(model, data.test)
     figures, confidences, predictions = [], [], []

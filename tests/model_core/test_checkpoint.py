@@ -74,9 +74,11 @@ def test_weights_of_another_shape_are_refused(saved: Path, tiny_model: Hierarchi
         load_checkpoint(saved)
 
 
-def test_a_family_without_builder_is_refused(saved: Path) -> None:
-    with pytest.raises(SpecError, match="no builder for the family 'resnet'"):
-        load_checkpoint(saved, builders={})
+def test_a_family_without_builder_is_refused(saved: Path, tiny_model: HierarchicalEnsemble) -> None:
+    spec = tiny_model.spec.replace(family="theirs")
+    write_tensors(saved, tiny_model.state_dict(), {"spec": spec.model_dump_json()})
+    with pytest.raises(SpecError, match="unknown family 'theirs'"):
+        load_checkpoint(saved)
 
 
 def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from model_core.build import BUILDERS, build_model
+from model_core.build import build_model
 from model_core.costs import count_costs
 from model_core.custom import ReplicatedBlock, replicated
 from model_core.depth_first import refine
 from model_core.errors import SpecError
-from model_core.grouped import prefix_means
+from model_core.grouped import HierarchicalEnsemble, prefix_means
 from model_core.spec import ModelSpec
 from model_core.zoo import architecture
 
@@ -28,19 +28,13 @@ def mlp(spec: ModelSpec) -> list[ReplicatedBlock]:
 
 
 def test_a_network_of_ordinary_modules_becomes_an_ensemble() -> None:
-    builders = {**BUILDERS, "mlp": mlp}
-    model = build_model(SPEC, builders).eval()
+    model = HierarchicalEnsemble(SPEC, mlp(SPEC)).eval()
     images = torch.randn(5, 1, 4, 4)
     with torch.inference_mode():
         expected = prefix_means(model(images))
     for y, theirs in zip(refine(model, images), expected, strict=True):
         torch.testing.assert_close(y, theirs)
-    assert count_costs(SPEC, builders).cumulative_flops[1] == 16 * 8 + 8 * 8 + 8 * 4
-
-
-def test_an_unknown_family_says_where_to_add_it() -> None:
-    with pytest.raises(SpecError, match=r"no builder for the family 'mlp'.*`builders` mapping"):
-        build_model(SPEC)
+    assert count_costs(model).cumulative_flops[1] == 16 * 8 + 8 * 8 + 8 * 4
 
 
 def test_one_factory_per_block_is_asked_for() -> None:

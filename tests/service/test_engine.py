@@ -201,7 +201,7 @@ def test_independent_networks_read_the_image_again(tmp_path: Path) -> None:
 
     rows = ((Row("conv3x3", 4, 1, 8),), (Row("resnet+branching", 2, 1, 8), Row("classifier", 1, 1, 0)))
     model = calibrated_model("hne_tiny", branching=(2, 1), rows=rows)
-    flops = count_costs(model.spec).cumulative_flops
+    flops = count_costs(model).cumulative_flops
     package = export_package(
         model,
         tmp_path / "independent",

@@ -66,7 +66,7 @@ def test_every_size_has_its_cost_accuracy_and_diversity(model: HierarchicalEnsem
     evaluation = evaluation_of(model, data)
     logits, labels = leaf_logits(model, data.test)
     assert [row.ensemble_size for row in evaluation.sizes] == [1, 2, 3, 4]
-    assert tuple(row.flops for row in evaluation.sizes) == count_costs(model.spec).cumulative_flops[1:]
+    assert tuple(row.flops for row in evaluation.sizes) == count_costs(model).cumulative_flops[1:]
     assert [row.accuracy for row in evaluation.sizes] == prefix_accuracies(logits, labels)
     for leaf, accuracy in enumerate(evaluation.leaf_accuracies):
         assert accuracy == (logits[leaf].argmax(-1) == labels).double().mean().item()
