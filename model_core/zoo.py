@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import ValidationError
+
 from model_core.errors import SpecError
 from model_core.registry import Registry
 from model_core.spec import ModelSpec, Row
@@ -91,7 +93,8 @@ def architecture(name: str, *, classes: int | None = None, branching: tuple[int,
     """The spec of a named architecture, with other classes or another tree where given.
 
     Raises:
-        SpecError: unknown name; the message lists the valid ones. Or one of a distribution that cannot be used.
+        SpecError: unknown name, and the message lists the valid ones; one of a distribution that cannot be used; or
+            classes or a tree that do not fit it.
     """
     try:
         spec = ARCHITECTURES[name]
@@ -102,4 +105,7 @@ def architecture(name: str, *, classes: int | None = None, branching: tuple[int,
         changes["classes"] = classes
     if branching is not None:
         changes["branching"] = branching
-    return spec.replace(**changes)
+    try:
+        return spec.replace(**changes)
+    except ValidationError as error:
+        raise SpecError(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error

@@ -75,6 +75,8 @@ def test_a_run_is_not_overwritten(run: Path, image_folder: Path, capsys: pytest.
         ("train --architecture resnet50 --out {tmp}/run", "unknown architecture 'resnet50'; known: hne, hne_small"),
         ("train --dataset folder --data {tmp}/none --out {tmp}/run", "{tmp}/none does not hold an image dataset"),
         ("train --alpha 2 --out {tmp}/run", "--alpha 2.0: must lie in 0..1"),
+        ("train --branching 1,2 --out {tmp}/run", "hne_small: 5 blocks of rows, but 2 branching factors"),
+        ("train --branching 1,0,2,2,2 --out {tmp}/run", "hne_small: branching factors"),
         ("train --device tpu --out {tmp}/run", "--device tpu: not usable here"),
         ("train --resume --out {tmp}/none", "{tmp}/none/run.safetensors: does not exist"),
         ("evaluate --run {tmp}", "{tmp}/run.safetensors: does not exist"),
