@@ -155,7 +155,7 @@ def test_weights_that_need_a_higher_precision_are_refused(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith("blocks.4.layers.5."):  # the classifier: float16 ends at 65,504
-                parameter *= 1e6
+                parameter.mul_(1e6)
     save_checkpoint(tmp_path / package.weights.name, model)
     large = Package(root=tmp_path, manifest=package.manifest, sha256=package.sha256)
     with pytest.raises(SettingsError, match=r"precision float16: .*take a higher one"):
