@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
 
 settings.register_profile("untimed", deadline=None)  # a slow machine is no failure
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def served_on_the_cpu() -> Iterator[None]:
+    """Services run on the CPU, theirs in other processes too, unless a test names a runner: with a GPU at hand `auto`
+    would take it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HNE_RUNNER", "cpu")
+        yield
 
 
 @pytest.fixture(scope="session")

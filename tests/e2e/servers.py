@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["launched", "server", "wait_until_ready"]
 
-SETTINGS = {"HNE_PROFILE_SECONDS": "0.1", "HNE_KEEP_PROFILE": "false"}
+SETTINGS = {"HNE_RUNNER": "cpu", "HNE_PROFILE_SECONDS": "0.1", "HNE_KEEP_PROFILE": "false"}
 READY = re.compile(r"is ready at (http://127\.0\.0\.1:\d+)")
 
 

@@ -131,7 +131,7 @@ def serving(tiny_package: Path) -> Serving:
             brakes.append(Brake(make_runner(package, settings)))
             return brakes[0]
 
-        values = {"model": tiny_package, "threads": 1, "profile_seconds": 0.01, **settings}
+        values = {"model": tiny_package, "runner": "cpu", "threads": 1, "profile_seconds": 0.01, **settings}
         app = create_app(Settings.model_validate(values), runner_factory=factory)
         async with app.router.lifespan_context(app):
             await app.state.service.started()
