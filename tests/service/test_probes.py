@@ -1,15 +1,20 @@
 """A step that was refused is measured again at idle: a machine's bad moment does not shut tight deadlines out."""
 
+import time
+from contextlib import closing
+
 import pytest
 
 from model_core.tree import Segment
 from service.errors import DeadlineMissedError, RunnerError
-from service.profile import WINDOW
-from service.request import Budget, Failure, Refinement, StopReason
-from tests.service.engines import Bench, MakeBench, exact_profile, images, seconds
+from service.profile import WINDOW, Profile, Shape
+from service.request import Budget, Failure, Refinement, StopReason, Update
+from tests.service.engines import Bench, MakeBench, images, seconds
 from tests.service.test_engine_ends import Threaded
 
 STALL = 0.05
+PATIENCE = 60
+"""Real seconds after which a test gives up."""
 
 
 def stalled(bench: Bench, step: int, times: int) -> None:
@@ -92,16 +97,18 @@ def test_a_probe_that_fails_is_harmless(bench: Bench) -> None:
 
 
 def test_the_engines_thread_probes_by_itself(bench: Bench) -> None:
-    slow = exact_profile(bench.tree, 8)
-    for _ in range(WINDOW):
-        slow.observe(Segment(0), 1, 100.0)
+    blocks = {bench.tree.entry_block(leaf) for leaf in range(bench.tree.leaves)}
+    slow = Profile(bench.tree, {Shape(block, 1): {1: [100.0]} for block in blocks}, max_batch=8)
     threaded = Threaded(bench, profile=slow)
-    for _ in range(2 * WINDOW):
+
+    def answer() -> Update:
         budget = Budget(deadline=threaded.engine.clock() + 20, max_ensemble_size=1)
         ticket = threaded.engine.submit(images(1)[0], budget, threaded.listen)
         assert threaded.done.acquire(timeout=30)
-        if not isinstance(threaded.ended[ticket], Failure):
-            break
-    else:
-        pytest.fail("nobody was ever served")
-    threaded.engine.close()
+        return threaded.ended[ticket]
+
+    with closing(threaded.engine):
+        assert isinstance(answer(), Failure), "by the profile a first leaf takes too long"
+        give_up = time.monotonic() + PATIENCE
+        while isinstance(answer(), Failure):
+            assert time.monotonic() < give_up, "nobody was ever served"
