@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from service.delivery import Delivery, Mailbox
+from service.request import Budget
 from tests.service.bodies import JPEG, encoded
 
 pytestmark = pytest.mark.anyio
@@ -156,11 +162,24 @@ async def test_a_full_queue_says_when_to_come_back(serving: Any, photo: bytes) -
     assert statuses[0] == 200
 
 
-async def test_a_request_that_finds_the_decoders_full_is_one_refusal(serving: Any, photo: bytes) -> None:
+async def test_a_request_that_finds_the_decoders_full_is_one_refusal(
+    serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = io.BytesIO()
+    Image.new("RGB", (1400, 1400)).save(big, "PNG")
+    submit, submitted = Delivery.submit, []
+
+    def noted(delivery: Delivery, image: NDArray[np.float32], budget: Budget) -> Mailbox:
+        submitted.append(budget)
+        return submit(delivery, image, budget)
+
+    monkeypatch.setattr(Delivery, "submit", noted)
     async with serving(decode_threads=1, max_waiting=1) as served:
-        refused = await served.client.post("/predict", json={"images": [encoded(photo)] * 20})
+        refused = await served.client.post("/predict", json={"images": [encoded(big.getvalue())] * 20})
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:queue-full")
         assert served.metric("hne_rejections_total", reason="queue_full") == 1
+        assert not submitted, "it was not the engine's queue that was full"
+        assert (await served.client.post("/predict", content=photo, headers=JPEG)).status_code == 200
 
 
 async def test_while_it_drains_the_active_get_what_they_have_and_new_ones_503(serving: Any, photo: bytes) -> None:
