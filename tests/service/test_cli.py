@@ -43,7 +43,7 @@ def test_a_port_that_is_taken_ends_it_with_one_line(
     assert "HNE_PORT" in line
 
 
-def test_a_broken_step_ends_it_with_one_line(
+def test_a_broken_step_ends_it_with_one_line_beside_the_log(
     capsys: pytest.CaptureFixture[str], tiny_package: Path, tmp_path: Path
 ) -> None:
     import json
@@ -59,4 +59,6 @@ def test_a_broken_step_ends_it_with_one_line(
     with pytest.raises(SystemExit) as stop:
         main(["--model", str(broken), "--port", "0"])
     assert stop.value.code == 1
-    assert "05.onnx" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hne-serve: ")
+    assert "05.onnx" in line

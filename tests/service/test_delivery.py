@@ -153,11 +153,20 @@ def test_failures_reach_the_reader(bench: Bench) -> None:
     on_loop(test, bench)
 
 
-def test_one_wake_up_per_step_serves_all_mailboxes(bench: Bench) -> None:
+def test_one_wake_up_per_step_serves_all_mailboxes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(delivery: Delivery) -> None:
+        loop = asyncio.get_running_loop()
+        wake_up, wake_ups = loop.call_soon_threadsafe, []
+
+        def counted(callback: Callable[..., object], *arguments: object) -> asyncio.Handle:
+            wake_ups.append(callback)
+            return wake_up(callback, *arguments)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
         mailboxes = [delivery.submit(image, Budget(max_ensemble_size=1)) for image in images(4)]
         waiting = [asyncio.ensure_future(mailbox.answer()) for mailbox in mailboxes]
-        await asyncio.to_thread(bench.engine.step)
+        bench.engine.step()
+        assert len(wake_ups) == 1
         answers: list[Refinement] = await asyncio.gather(*waiting)
         assert {answer.at for answer in answers} == {bench.clock.now}
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
-from httpx_sse import ServerSentEvent, aconnect_sse
+from httpx_sse import EventSource, ServerSentEvent, aconnect_sse
 from starlette.requests import ClientDisconnect
 
-from service.stream import PING, EventStream, until_disconnect
+from service.stream import until_disconnect
 from tests.service.bodies import JPEG
 
 pytestmark = pytest.mark.anyio
@@ -22,6 +23,24 @@ async def events_of(client: httpx.AsyncClient, path: str, **request: Any) -> lis
     async with aconnect_sse(client, "POST", path, headers=headers, **request) as source:
         source.response.raise_for_status()
         return [event async for event in source.aiter_sse()]
+
+
+def scope() -> dict[str, Any]:
+    """Of a request for a stream whose body is a JPEG."""
+    headers = [(b"content-type", b"image/jpeg")]
+    return {"type": "http", "method": "POST", "path": "/predict/stream", "query_string": b"", "headers": headers}
+
+
+def sender_of(photo: bytes) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """What an app receives from a client that sends a photo, and stays."""
+    body = [{"type": "http.request", "body": photo, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if not body:
+            await asyncio.Event().wait()
+        return body.pop()
+
+    return receive
 
 
 @pytest.mark.parametrize("path", ["/predict/stream", "/predict"])
@@ -83,23 +102,15 @@ async def test_without_a_leaf_by_the_deadline_it_ends_with_a_problem(serving: An
 
 
 async def test_a_reader_that_stalls_skips_to_the_latest_and_slows_nobody(serving: Any, photo: bytes) -> None:
-    body = [{"type": "http.request", "body": photo, "more_body": False}]
     reads_on, sent = asyncio.Event(), []
-
-    async def receive() -> dict[str, Any]:
-        if not body:
-            await asyncio.Event().wait()
-        return body.pop()
 
     async def send(message: dict[str, Any]) -> None:
         if b"event: prediction" in message.get("body", b""):
             await reads_on.wait()
         sent.append(message.get("body", b""))
 
-    path, headers = "/predict/stream", [(b"content-type", b"image/jpeg")]
-    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
     async with serving() as served:
-        stalled = asyncio.create_task(served.app(scope, receive, send))
+        stalled = asyncio.create_task(served.app(scope(), sender_of(photo), send))
         async with asyncio.timeout(10):
             while served.metric("hne_step_duration_seconds_count", ensemble_size="16") != 1:
                 await asyncio.sleep(0)
@@ -134,7 +145,28 @@ async def test_a_client_that_leaves_cancels_the_block_and_nothing_else() -> None
             raise TimeoutError
 
 
-def test_pings_are_comments() -> None:
-    assert PING.startswith(b":")
-    assert PING.endswith(b"\n\n")
-    assert EventStream.media_type == "text/event-stream"
+async def test_while_there_is_nothing_to_tell_comments_keep_the_connection_open(
+    serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.stream.PING_SECONDS", 0.01)
+    pinged, sent = asyncio.Event(), b""
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal sent
+        sent += message.get("body", b"")
+        if message.get("body", b"").startswith(b":"):
+            pinged.set()
+
+    async with serving() as served:
+        with served.brake.before(0):
+            stream = asyncio.create_task(served.app(scope(), sender_of(photo), send))
+            async with asyncio.timeout(10):
+                await pinged.wait()
+        await stream
+    response = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=sent)
+    # After a comment the library gives an event without data, which by the standard is none.
+    events = [event.event for event in EventSource(response).iter_sse() if event.data]
+    assert sent.startswith(b"event: start\n")
+    assert b"\n\n: ping\n\n" in sent
+    assert (events[0], events[-1]) == ("start", "done")
+    assert set(events[1:-1]) == {"prediction"}, "a reader of events sees no ping"
