@@ -33,7 +33,7 @@ class StopReason(StrEnum):
     """The scheduling policy decides on this ensemble size: a baseline before anything ran; `anytime` where so many wait
     for a first leaf that there is no time for a further one; the service itself, where it is behind with replies."""
     CONFIDENCE = "confidence"
-    """The calibrated top probability reached `min_confidence`; or, without one, was all but 1 and others waited."""
+    """The calibrated top probability reached `min_confidence`; or, without one, 0.9 while others waited."""
     DRAIN = "drain"
     """The service shuts down."""
     ERROR = "error"
@@ -62,8 +62,8 @@ class Budget:
     max_ensemble_size: int | None = None
     """Leaves to average at most."""
     min_confidence: float | None = None
-    """Calibrated top probability (0..1) that is enough to stop; 1 asks for everything, None stops when it is all but
-    certain and others wait."""
+    """Calibrated top probability (0..1) that is enough to stop; 1 asks for everything, None stops at 0.9 while others
+    wait."""
     priority: Priority = Priority.NORMAL
     refine: bool = True
     """Whether there is to be more than a first leaf."""

@@ -48,7 +48,7 @@ class Options(BaseModel):
         gt=0,
         le=1,
         description="Stop as soon as the most probable class has this calibrated probability; 1 asks for everything. "
-        "Unless given, an all but certain answer stops while others wait.",
+        "Unless given, 0.9 is enough while others wait.",
     )
     priority: Literal["high", "normal", "low"] | None = Field(
         default=None, description="Who is served first when there is not enough for all; normal unless given."

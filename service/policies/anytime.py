@@ -24,8 +24,8 @@ PATIENT = 1000
 MARGIN = 1.0
 """How many times over, beside the measured straggler factor, a wide segment has to fit the tightest slack."""
 CONFIDENT = 0.9
-"""The calibrated top probability of an answer that further leaves hardly change: stopping there, the shipped model is
-as accurate as with all of its 16 networks (84.03 %), with 7.2 on average."""
+"""The calibrated top probability of an answer that further leaves hardly change, chosen on the shipped model: stopping
+there, it is as accurate as with all of its 16 networks (84.03 %), with 7.2 on average."""
 BURST = 2.0
 """How many times as many as their rate tells are thought to come while a batch runs: they come in bursts."""
 UNLIKELY = 0.05
@@ -53,7 +53,7 @@ class Anytime:
     lately come, unless no refinement at all is short enough; wide ones leave it to those who wait on, too. A segment
     with a request that wants every size is one leaf wide.
 
-    While others wait for a first leaf, who is sure of the answer stops, unless the request says how sure is enough.
+    While others wait for a first leaf, who is `CONFIDENT` stops, unless the request says how sure is enough.
 
     kappa = `margin` times the measured straggler factor `Costs.straggle`. What it keeps back is not lost: a request
     with a leaf spends it on refinements, a step at a time. Without a deadline to fit, a segment is as wide as

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from service.policies.anytime import CONFIDENT
+from service.schemas import Options
+
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -55,6 +58,12 @@ def test_commands_that_a_page_names_exist(page: str) -> None:
     named = set(re.findall(r"\bmake (?:--\S+ )*([a-z]+)\b", code))
     assert named <= TARGETS
     assert set(re.findall(r"\bhne-(?:serve|train)\b", code)) <= set(PROJECT["scripts"])
+
+
+def test_the_confidence_that_is_enough_unasked_is_the_one_that_the_pages_name() -> None:
+    promise = f"{CONFIDENT} is enough while others wait"
+    assert promise in str(Options.model_fields["min_confidence"].description)
+    assert promise in (ROOT / "README.md").read_text()
 
 
 def test_make_help_lists_every_target_that_has_a_description() -> None:
