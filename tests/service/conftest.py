@@ -26,12 +26,13 @@ from tests.service.engines import Bench, MakeBench
 
 
 class Brake:
-    """A real runner that can be held before a step: a machine that stalls. It has steps only, so that it can be held
-    anywhere."""
+    """A real runner that can be held before a step, or fail: a machine that stalls, or breaks. It has steps only, so
+    that this can be anywhere."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._held_from: int | None = None
+        self._broken_from: int | None = None
         self._released = threading.Event()
         self.name = runner.name
         self.configuration = runner.configuration
@@ -50,12 +51,23 @@ class Brake:
             self._held_from = None
             self._released.set()
 
+    @contextmanager
+    def broken_from(self, step: int) -> Iterator[None]:
+        """Within the block, every step from `step` on fails."""
+        self._broken_from = step
+        try:
+            yield
+        finally:
+            self._broken_from = None
+
     def reserve(self, slots: int) -> int:
         return self._runner.reserve(slots)
 
     def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
         if self._held_from is not None and segment.start >= self._held_from:
             assert self._released.wait(30), "the test never let go"
+        if self._broken_from is not None and segment.start >= self._broken_from:
+            raise RuntimeError("the device is gone")
         return self._runner.run(segment, rows, images)
 
     def close(self) -> None:

@@ -158,6 +158,7 @@ async def test_a_full_queue_says_when_to_come_back(serving: Any, photo: bytes) -
             assert int(refused.headers["retry-after"]) >= 1
         statuses = sorted(response.status_code for response in await asyncio.gather(*tasks))
         assert served.metric("hne_rejections_total", reason="queue_full") == statuses.count(503)
+        assert served.metric("hne_requests_total", endpoint="/predict", outcome="rejected") == statuses.count(503)
     assert statuses[-1] == 503
     assert statuses[0] == 200
 
@@ -179,6 +180,19 @@ async def test_a_request_that_finds_the_decoders_full_is_one_refusal(
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:queue-full")
         assert served.metric("hne_rejections_total", reason="queue_full") == 1
         assert not submitted, "it was not the engine's queue that was full"
+        assert (await served.client.post("/predict", content=photo, headers=JPEG)).status_code == 200
+
+
+async def test_on_a_device_that_breaks_everyone_fails_and_is_counted(serving: Any, photo: bytes) -> None:
+    async with serving() as served:
+        with served.brake.broken_from(3):
+            answer = (await served.client.post("/predict", content=photo, headers=JPEG)).json()
+            assert (answer["ensemble_size"], answer["stop_reason"]) == (3, "error")
+        with served.brake.broken_from(0):
+            for path in ("/predict", "/predict/stream"):
+                failed = await served.client.post(path, content=photo, headers=JPEG)
+                assert "device" not in failed.text
+                assert served.metric("hne_requests_total", endpoint=path, outcome="failed") == 1
         assert (await served.client.post("/predict", content=photo, headers=JPEG)).status_code == 200
 
 
