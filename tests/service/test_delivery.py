@@ -174,10 +174,12 @@ def test_one_wake_up_per_step_serves_all_mailboxes(bench: Bench, monkeypatch: py
     assert bench.runner.batches == [(0, 4)]
 
 
-def test_a_closed_loop_does_not_harm_the_engine(bench: Bench) -> None:
+def test_a_closed_loop_does_not_harm_the_engine(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     async def test(delivery: Delivery) -> None:
         delivery.submit(IMAGE, Budget())
 
     on_loop(test, bench)
     bench.run()
     assert bench.engine.snapshot().active == 0
+    messages = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert messages == [("WARNING", "the event loop is closed: 1 updates have no reader")] * 16

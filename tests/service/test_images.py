@@ -71,10 +71,10 @@ def test_other_sizes_equal_resize_and_centre_crop(size: tuple[int, int]) -> None
     decoder.close()
 
 
-def test_a_big_jpeg_is_decoded_at_a_smaller_scale_with_the_same_result(decoder: Decoder) -> None:
-    photo = smooth(1600, 1200)
-    exact, drafted = decoder.read(encode(photo)), decoder.read(encode(photo, "JPEG", quality=95))
-    assert np.abs(exact - drafted).mean() < 0.05
+def test_a_big_jpeg_is_decoded_at_a_smaller_scale_with_nearly_the_same_result(decoder: Decoder) -> None:
+    data = encode(smooth(1600, 1200), "JPEG", quality=95)
+    whole, drafted = decoder.read(encode(Image.open(io.BytesIO(data)))), decoder.read(data)
+    assert 0 < np.abs(whole - drafted).mean() < 0.05
 
 
 def test_exif_orientation_is_honoured(decoder: Decoder) -> None:
