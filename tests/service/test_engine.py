@@ -96,14 +96,16 @@ def test_the_tightest_budget_names_the_reason(bench: Bench) -> None:
 
 
 def test_confidence_stops_at_the_first_size_that_has_it(bench: Bench) -> None:
-    free = bench.engine.submit(images(1)[0], Budget(), bench.listen)
-    bench.run()
-    tops = [float(refinement.probabilities.max()) for refinement in bench.refinements(free)]
-    wanted = max(tops)
-    ticket = bench.engine.submit(images(1)[0], Budget(min_confidence=wanted), bench.listen)
-    bench.run()
-    assert bench.last(ticket).ensemble_size == tops.index(wanted) + 1
-    assert bench.last(ticket).stop_reason in {StopReason.CONFIDENCE, StopReason.COMPLETE}
+    sizes = []
+    for image in (images(1)[0], np.full((3, 32, 32), 2.0, np.float32)):
+        free = bench.engine.submit(image, Budget(), bench.listen)
+        bench.run()
+        tops = [float(refinement.probabilities.max()) for refinement in bench.refinements(free)]
+        sizes.append(tops.index(max(tops)) + 1)
+        ticket = bench.engine.submit(image, Budget(min_confidence=max(tops)), bench.listen)
+        bench.run()
+        assert (bench.last(ticket).ensemble_size, bench.last(ticket).stop_reason) == (sizes[-1], StopReason.CONFIDENCE)
+    assert sizes == [1, 2], "or it would stop at the first whatever is asked"
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,18 @@ def test_requests_share_steps_and_one_call_tells_a_listener_all(bench: Bench) ->
     assert bench.runner.batches == [(leaf, 32) for leaf in range(16)]
     assert bench.calls == 16
     assert bench.metric("hne_step_batch_size_sum") / bench.metric("hne_step_batch_size_count") == 32
+
+
+def test_waiting_first_leaves_and_gaps_are_told_in_seconds(bench: Bench) -> None:
+    bench.engine.submit(images(1)[0], Budget(max_ensemble_size=2), bench.listen)
+    bench.clock.now += 0.25  # until the engine gets to it
+    bench.engine.step()
+    bench.clock.now += 0.5  # between two steps
+    bench.engine.step()
+    first = seconds(bench.tree, Segment(0), 1)
+    for name, expected in (("queue_duration", 0.25), ("first_prediction", 0.25 + first), ("step_gap", 0.5)):
+        assert bench.metric(f"hne_{name}_seconds_sum") == pytest.approx(expected)
+        assert bench.metric(f"hne_{name}_seconds_count") == 1
 
 
 def test_a_full_queue_says_when_its_backlog_is_served(make: MakeBench) -> None:
