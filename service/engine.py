@@ -29,9 +29,9 @@ __all__ = ["Engine", "EngineSettings", "EngineState", "Listener"]
 
 logger = logging.getLogger(__name__)
 
-HOPELESS = 3
-"""Batches that fail in a row. A GPU that has lost its context fails every one from then on, and only a new process can
-use it again."""
+HOPELESS, HOPELESS_SECONDS = 3, 2.0
+"""So many batches that fail in a row, over so long: a GPU that has lost its context fails every one from then on, and
+only a new process can use it again."""
 
 
 class Engine:
@@ -67,6 +67,7 @@ class Engine:
         self._lost = False
         self._failures = 0
         """Batches in a row."""
+        self._failing_since = 0.0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         recorder.watch(self.snapshot)
@@ -146,6 +147,8 @@ class Engine:
             self._core.compute(batch)
         except Exception as error:  # whatever it was: it ends this batch, not the engine
             logger.exception("step %d failed for %d requests", batch.segment.start, len(batch.requests))
+            if not self._failures:
+                self._failing_since = self.clock()
             self._failures += 1
             with self._changed:
                 self._tell(self._core.fail(batch, error))
@@ -170,8 +173,8 @@ class Engine:
         try:
             while self._await_work():
                 self.step() or self.probe()
-                if self._failures >= HOPELESS:
-                    logger.critical("%d batches failed in a row: nothing can be computed here any more", HOPELESS)
+                if self._failures >= HOPELESS and self.clock() >= self._failing_since + HOPELESS_SECONDS:
+                    logger.critical("%d batches failed in a row: nothing can be computed any more", self._failures)
                     break
         finally:  # also if a fault of our own ends the thread: nobody is left waiting, nobody else is admitted
             with self._changed:

@@ -73,13 +73,18 @@ def test_an_image_whose_logits_are_no_numbers_fails_alone(bench: Bench) -> None:
     assert bench.engine.snapshot().active == 0
 
 
-@pytest.mark.parametrize(("fails", "lost"), [("xxx", True), ("xx.xx.", False)])
-def test_an_engine_that_computes_nothing_any_more_ends(package: Package, fails: str, lost: bool) -> None:
+@pytest.mark.parametrize(
+    ("fails", "seconds", "lost"), [("xxx", 1.0, True), ("xx.xx.", 1.0, False), ("xxxxx.", 0.1, False)]
+)
+def test_an_engine_that_computes_nothing_any_more_ends(
+    package: Package, fails: str, seconds: float, lost: bool
+) -> None:
     bench, outcomes = Bench(package, OnnxRunner(package)), iter(fails)
     ends = [threading.Event() for _ in fails]
 
     def before(segment: Segment) -> None:
         if next(outcomes) == "x":
+            bench.clock.now += seconds
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     bench.runner.before = before
