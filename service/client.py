@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from service.errors import ServiceError
 from service.request import Budget, StopReason, Ticket, Update
-from service.state import EngineState
+from service.state import EngineState, FrontState
 
 __all__ = ["Admitted", "EngineClient", "Exposition", "Heard", "Listener", "RequestRecorder"]
 
@@ -46,6 +46,9 @@ class Exposition(NamedTuple):
 
 class RequestRecorder(Protocol):
     """What the API side counts. The figures are kept where the engine is; see `service.metrics.Recorder`."""
+
+    def watch_front(self, state: Callable[[], FrontState]) -> None:
+        """Where to read how the API side is doing, whenever somebody wants to know."""
 
     def rejected(self, error: ServiceError) -> None:
         """A request was refused before any work was spent on it."""

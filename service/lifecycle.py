@@ -16,6 +16,7 @@ from service.images import Decoder
 from service.lag import LoopLag
 from service.reserve import Reserve
 from service.settings import Settings
+from service.state import FrontState
 from service.strain import Strain
 from service.turns import Turns
 from service.window import Window
@@ -50,6 +51,7 @@ class Service:
         self.firsts = Window(ANSWERS, USUAL, empty=0.0)
         """Seconds from a request's arrival to its first leaf, of the last answers; 0 before there are any."""
         self._delivery = Delivery(engine)
+        engine.recorder.watch_front(lambda: FrontState(self.lag.seconds, self.reserve.whole, self.strain.bearable))
 
     @property
     def clock(self) -> Callable[[], float]:

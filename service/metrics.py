@@ -6,7 +6,7 @@ The registry is handed in, so that every service and every test has its own. No 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Summary
 from prometheus_client.exposition import choose_encoder
@@ -17,7 +17,7 @@ from model_core.package import Package
 from service.client import Exposition
 from service.errors import DeadlineMissedError, DrainingError, QueueFullError, ServiceError, StartingError
 from service.request import StopReason
-from service.state import EngineState
+from service.state import EngineState, FrontState
 
 __all__ = ["Recorder"]
 
@@ -57,6 +57,24 @@ GAUGES: tuple[tuple[str, str, Callable[[EngineState], float]], ...] = (
 )
 
 
+FRONT_GAUGES: tuple[tuple[str, str, Callable[[FrontState], float], Callable[[Iterable[float]], float]], ...] = (
+    ("hne_front_lag_seconds", "For how long requests may lie unseen", lambda front: front.lag, max),
+    (
+        "hne_front_reserve_seconds",
+        "How long before a deadline refinements end, so that the reply is in time",
+        lambda front: front.reserve,
+        max,
+    ),
+    (
+        "hne_front_bearable_rate",
+        "Requests per second above which urgent ones get one network only; +Inf where no limit has shown",
+        lambda front: front.bearable,
+        min,
+    ),
+)
+"""Of several API processes the one that is worst off."""
+
+
 class _EngineCollector(Collector):
     """Everything that is read from one look at the engine."""
 
@@ -77,6 +95,19 @@ class _EngineCollector(Collector):
             for batch, seconds in step.expected.items():
                 profile.add_metric((str(step.ensemble_size), str(batch)), seconds)
         yield profile
+
+
+class _FrontCollector(Collector):
+    """Everything that is read from one look at the API processes."""
+
+    def __init__(self, states: Callable[[], Sequence[FrontState]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector`."""
+        fronts = self._states() or [FrontState()]
+        for name, text, read, worst in FRONT_GAUGES:
+            yield GaugeMetricFamily(name, text, value=worst(map(read, fronts)))
 
 
 class Recorder:
@@ -140,6 +171,14 @@ class Recorder:
     def watch(self, state: Callable[[], EngineState]) -> None:
         """Gauges that are read from the engine whenever somebody scrapes, at no cost in between."""
         self.registry.register(_EngineCollector(state))
+
+    def watch_front(self, state: Callable[[], FrontState]) -> None:
+        """See `RequestRecorder.watch_front`."""
+        self.watch_fronts(lambda: [state()])
+
+    def watch_fronts(self, states: Callable[[], Sequence[FrontState]]) -> None:
+        """The same of several API processes."""
+        self.registry.register(_FrontCollector(states))
 
     def exposition(self, accept: str) -> Exposition:
         """All metrics of the registry, in the text format of Prometheus or OpenMetrics."""

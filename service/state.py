@@ -1,12 +1,14 @@
-"""What an engine is set to, and what it looks like from outside."""
+"""What an engine is set to, and what it and its API side look like from outside."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
 
 from service.errors import SettingsError
 
-__all__ = ["EngineSettings", "EngineState", "StepProfile"]
+__all__ = ["EngineSettings", "EngineState", "FrontState", "StepProfile"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +73,14 @@ class EngineState:
     """The ensemble size that a request arriving now would reach within the reference deadline, if everyone in the
     engine advanced together with it. N at idle on a machine fast enough for the deadline, 0 if not even one leaf."""
     profile: tuple[StepProfile, ...]
+
+
+class FrontState(NamedTuple):
+    """What one API process does to keep its answers in time."""
+
+    lag: float = 0.0
+    """Seconds that a request may lie unseen (`service.lag`)."""
+    reserve: float = 0.0
+    """Seconds before a deadline at which refinements end (`service.reserve`)."""
+    bearable: float = inf
+    """Requests per second above which urgent ones are not refined (`service.strain`)."""

@@ -91,6 +91,11 @@ class Strain:
         return not self._is_alone and self._ended.at(now) > self._limit(now)
 
     @property
+    def bearable(self) -> float:
+        """The highest load, in requests per second, that is taken to be bearable beside refinements; inf: any."""
+        return self._limit(self._clock())
+
+    @property
     def _is_alone(self) -> bool:
         return self._alone >= RECENT
 

@@ -77,6 +77,7 @@ class Host:
         """How many API processes have said that they take requests."""
         self._engine = engine
         self._recorder = recorder
+        recorder.watch_fronts(lambda: [peer.front for peer in list(self._peers.values())])
         self._sha256 = package.sha256
         self._input_shape = package.manifest.spec.input_shape
         self._unread_limit = engine.settings.max_active + engine.settings.max_waiting
@@ -186,7 +187,8 @@ class Host:
         match message:
             case Submit():
                 self._submit(peer, message, body[0])
-            case Notes(cancelled, events):
+            case Notes(cancelled, events, front):
+                peer.front = front
                 for number in cancelled:
                     if (ticket := peer.forget(number)) is not None:
                         self._engine.cancel(ticket)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.channel.messages import Failed, Fault, News, Refined, encode
 from service.errors import ServiceError
 from service.request import Failure, Refinement, Ticket, Update
+from service.state import FrontState
 
 __all__ = ["Peer"]
 
@@ -26,6 +27,8 @@ class Peer:
         """Messages other than news, ready to be sent."""
         self.heartbeat = False
         """It is to be told something, even if there is nothing to tell."""
+        self.front = FrontState()
+        """How it is doing, as it said last."""
         self.retry_at = 0.0
         """When to try again, since it did not read; 0 if it does."""
         self._ring = ring

@@ -34,7 +34,7 @@ from service.errors import (
     StartingError,
 )
 from service.request import Budget, StopReason
-from service.state import EngineState
+from service.state import EngineState, FrontState
 
 __all__ = [
     "Answered",
@@ -153,6 +153,7 @@ class Notes(_Message):
 
     cancelled: list[int]
     events: list[Event]
+    front: FrontState
 
 
 class AskState(_Message):

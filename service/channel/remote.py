@@ -290,7 +290,7 @@ class RemoteEngine:
             self._flush = None
         if self.failure is not None or not (self._cancelled or self.recorder.events):
             return
-        if self._send(Notes(self._cancelled, list(self.recorder.events))):
+        if self._send(Notes(self._cancelled, list(self.recorder.events), self.recorder.front())):
             self._cancelled = []
             self.recorder.events.clear()
         else:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from service.channel.messages import Answered, Ended, Event, Fault, Missed, Rejected
 from service.errors import ServiceError
 from service.request import StopReason
+from service.state import FrontState
 
 __all__ = ["NOTES_SECONDS", "Reports"]
 
@@ -22,7 +23,12 @@ class Reports:
 
     def __init__(self, later: Callable[[float], None]) -> None:
         self.events: deque[Event] = deque(maxlen=EVENTS_LIMIT)
+        self.front: Callable[[], FrontState] = FrontState
         self._later = later
+
+    def watch_front(self, state: Callable[[], FrontState]) -> None:
+        """See `RequestRecorder.watch_front`; it is sent with all that is counted."""
+        self.front = state
 
     def rejected(self, error: ServiceError) -> None:
         """See `RequestRecorder.rejected`."""

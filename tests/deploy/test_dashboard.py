@@ -17,6 +17,7 @@ from service.errors import DrainingError
 from service.front import _outcome
 from service.metrics import Recorder
 from service.request import StopReason
+from service.state import FrontState
 from tests.service.states import state
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ def exported(tiny_package: Path) -> dict[str, set[str]]:
     package = Package.load(tiny_package)
     recorder = Recorder(package, CollectorRegistry())
     recorder.watch(state)
+    recorder.watch_front(FrontState)
     recorder.step(ensemble_size=1, batch=1, seconds=0.0, flops=1)
     recorder.answered(ensemble_size=1, stop_reason=StopReason.COMPLETE)
     recorder.rejected(DrainingError())

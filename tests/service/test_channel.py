@@ -37,6 +37,7 @@ from service.metrics import Recorder
 from service.profile import Profile, Shape
 from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.runners.onnx import OnnxRunner
+from service.state import FrontState
 from tests.service.conftest import Brake
 from tests.service.engines import STEP, images
 
@@ -262,6 +263,7 @@ async def test_figures_of_all_api_processes_are_one_exposition(far: Far) -> None
             with delivery.submit(IMAGE, Budget(max_ensemble_size=2)) as mailbox:
                 await mailbox.answer()
         one.recorder.request(endpoint="/predict", outcome="answered", seconds=0.1, overrun=0.0)
+        two.recorder.watch_front(lambda: FrontState(reserve=0.25))
         two.recorder.deadline_missed()
         two.recorder.rejected(QueueFullError(1))
         for engine in (one, two):  # each sends what it has counted before it asks
@@ -271,6 +273,7 @@ async def test_figures_of_all_api_processes_are_one_exposition(far: Far) -> None
             'hne_requests_total{endpoint="/predict",outcome="answered"} 1.0',
             "hne_deadline_missed_total 1.0",
             'hne_deadline_overrun_seconds_bucket{le="0.0"} 1.0',
+            "hne_front_reserve_seconds 0.25",
             'hne_rejections_total{reason="queue_full"} 1.0',
         ):
             assert sample in text

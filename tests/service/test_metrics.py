@@ -5,6 +5,7 @@ from model_core.package import Package
 from service.errors import DrainingError, QueueFullError, RunnerError, StartingError
 from service.metrics import Recorder
 from service.request import StopReason
+from service.state import FrontState
 from tests.service.states import state
 
 
@@ -12,6 +13,7 @@ from tests.service.states import state
 def recorder(package: Package) -> Recorder:
     recorder = Recorder(package, CollectorRegistry())
     recorder.watch(state)
+    recorder.watch_fronts(lambda: [FrontState(0.01, 0.004, 300.0), FrontState(0.002, 0.02)])
     return recorder
 
 
@@ -43,6 +45,9 @@ def test_every_promised_metric_is_there_before_the_first_request(recorder: Recor
         "hne_step_expected_seconds",
         "hne_step_straggle_ratio",
         "hne_rejections_total",
+        "hne_front_lag_seconds",
+        "hne_front_reserve_seconds",
+        "hne_front_bearable_rate",
         "hne_model_info",
     }
     assert f'hne_model_info{{model="tiny",sha256="{package.sha256}",version="test"}} 1.0' in text
@@ -98,6 +103,12 @@ def test_gauges_are_read_when_somebody_looks(package: Package) -> None:
     assert (value("hne_queue_depth"), value("hne_slots")) == (2, 3)
     waiting.pop()
     assert (value("hne_queue_depth"), value("hne_slots"), value("hne_inflight_requests")) == (1, 4, 5)
+
+
+def test_of_several_api_processes_the_worst_off_is_told(recorder: Recorder) -> None:
+    value = recorder.registry.get_sample_value
+    names = ("lag_seconds", "reserve_seconds", "bearable_rate")
+    assert [value(f"hne_front_{name}") for name in names] == [0.01, 0.02, 300]
 
 
 def test_limits_and_profile_are_told(recorder: Recorder) -> None:
