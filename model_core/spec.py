@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from model_core.errors import SpecError
 from model_core.tree import Tree
 
 __all__ = ["ModelSpec", "Row"]
@@ -57,5 +58,14 @@ class ModelSpec(BaseModel):
         return Tree(self.branching)
 
     def replace(self, **changes: object) -> ModelSpec:
-        """A copy with some fields changed, checked anew."""
-        return ModelSpec.model_validate({**self.model_dump(), **changes})
+        """A copy with some fields changed, checked anew.
+
+        Raises:
+            SpecError: it would make no sense, such as a branching factor too few.
+        """
+        try:
+            return ModelSpec.model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = "".join(f"{part}: " for part in fault["loc"])
+            raise SpecError(f"{self.name}: {where}{fault['msg'].removeprefix('Value error, ')}") from error

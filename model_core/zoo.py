@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import ValidationError
-
 from model_core.errors import SpecError
 from model_core.registry import Registry
 from model_core.spec import ModelSpec, Row
@@ -105,7 +103,4 @@ def architecture(name: str, *, classes: int | None = None, branching: tuple[int,
         changes["classes"] = classes
     if branching is not None:
         changes["branching"] = branching
-    try:
-        return spec.replace(**changes)
-    except ValidationError as error:
-        raise SpecError(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    return spec.replace(**changes)

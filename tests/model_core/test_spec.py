@@ -21,8 +21,10 @@ def test_unknown_fields_are_refused() -> None:
 
 
 def test_rows_and_branching_must_agree() -> None:
-    with pytest.raises(ValidationError, match="5 blocks of rows, but 2 branching factors"):
+    with pytest.raises(SpecError, match=r"^hne: 5 blocks of rows, but 2 branching factors$"):
         architecture("hne").replace(branching=(1, 2))
+    with pytest.raises(SpecError, match=r"^hne: classes: "):
+        architecture("hne", classes=1)
 
 
 def test_an_unknown_architecture_lists_the_known_ones() -> None:
