@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from model_core.errors import ModelError
 from model_core.package import digest
@@ -16,6 +17,7 @@ from training.config import TrainConfig
 from training.errors import RunError, TrainingError
 from training.evaluation import Evaluation
 from training.export import export_package
+from training.lock import locked
 from training.progress import LOG_FILE
 from training.run import (
     EVALUATION_FILE,
@@ -51,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainingError, ModelError) as error:
         print(f"hne-train: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be written, a full disk
+        print(f"hne-train: {error}", file=sys.stderr)
+        return 2
 
 
 def _recorded(words: Sequence[str]) -> str:
@@ -62,36 +67,47 @@ def _recorded(words: Sequence[str]) -> str:
 def _train(parsed: argparse.Namespace) -> int:
     chosen = chosen_settings(parsed)
     out: Path = parsed.out
-    if parsed.resume:
-        state = RunState.load(out)
-        state = replace(state, config=state.config.resumed_with(chosen))
-        device = device_of(state.config)
-        data = open_data(state.config, state.model.spec, device)
-    elif (out / STATE_FILE).exists():
-        raise RunError(f"{out} holds a run already: continue it with --resume, or choose another --out")
-    else:
-        config = TrainConfig(**chosen).resolved()
-        spec, device = spec_of(config), device_of(config)
-        if "precision" not in chosen:
-            config = replace(config, precision=fast_precision(device))
-        advise(config, device)
-        data = open_data(config, spec, device)
-        state = begin(config, data)
-    with stop_signals() as received:
-        options = RunOptions(
-            out=out,
-            save_seconds=parsed.save_minutes * 60,
-            max_seconds=None if parsed.max_minutes is None else parsed.max_minutes * 60,
-            stop_requested=lambda: bool(received),
-        )
-        trainer = Trainer(state, data, options, device)
-        complete = trainer.train()
+    if parsed.resume and not (out / STATE_FILE).exists():
+        raise RunError(f"{out / STATE_FILE}: does not exist; leave --resume out to start a run")
+    config = None if parsed.resume else _new_config(chosen)
+    with locked(out):  # before the dataset is read, so that an impossible --out is noticed at once
+        if config is None:
+            state = RunState.load(out)
+            state = replace(state, config=state.config.resumed_with(chosen))
+            device = device_of(state.config)
+            data = open_data(state.config, state.model.spec, device)
+        elif (out / STATE_FILE).exists():
+            raise RunError(f"{out} holds a run already: continue it with --resume, or choose another --out")
+        else:
+            device = device_of(config)
+            data = open_data(config, spec_of(config), device)
+            state = begin(config, data)
+        with stop_signals() as received:
+            options = RunOptions(
+                out=out,
+                save_seconds=parsed.save_minutes * 60,
+                max_seconds=None if parsed.max_minutes is None else parsed.max_minutes * 60,
+                stop_requested=lambda: bool(received),
+            )
+            trainer = Trainer(state, data, options, device)
+            complete = trainer.train()
     if complete:
         print(f"trained {trainer.epochs} epochs; next: hne-train evaluate --run {out}")
     else:
         epoch, step, _ = trainer.position
         print(f"stopped in epoch {epoch + 1} after {step} steps; continue with: hne-train train --resume --out {out}")
     return 128 + received[0] if received else 0
+
+
+def _new_config(chosen: dict[str, Any]) -> TrainConfig:
+    """The settings of a new run, checked as far as they can be without its data."""
+    config = TrainConfig(**chosen).resolved()
+    spec_of(config)
+    device = device_of(config)
+    if "precision" not in chosen:
+        config = replace(config, precision=fast_precision(device))
+    advise(config, device)
+    return config
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:

@@ -3,11 +3,12 @@
 TrainingError
 ├── ConfigError     a setting, or a combination of settings, makes no sense
 ├── DataError       a dataset is missing, empty or unreadable
-├── RunError        a run folder cannot be started, resumed or evaluated
+├── RunError        a run cannot be started, resumed, continued or evaluated
+│   └── BusyError   another process trains it
 └── ExportError     a model cannot be made into a package
 """
 
-__all__ = ["ConfigError", "DataError", "ExportError", "RunError", "TrainingError"]
+__all__ = ["BusyError", "ConfigError", "DataError", "ExportError", "RunError", "TrainingError"]
 
 
 class TrainingError(Exception):
@@ -23,7 +24,11 @@ class DataError(TrainingError):
 
 
 class RunError(TrainingError):
-    """A run folder that is in the way, absent, or belongs to other settings."""
+    """A run folder that is in the way, absent, or belongs to other settings; or a training that diverged."""
+
+
+class BusyError(RunError):
+    """A run that another process is training."""
 
 
 class ExportError(TrainingError):

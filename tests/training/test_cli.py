@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from model_core.package import Package
 from training.cli import main
+from training.lock import locked
 from training.run_state import STATE_FILE, RunState
 
 
@@ -78,7 +80,11 @@ def test_a_run_is_not_overwritten(run: Path, image_folder: Path, capsys: pytest.
         ("train --branching 1,2 --out {tmp}/run", "hne_small: 5 blocks of rows, but 2 branching factors"),
         ("train --branching 1,0,2,2,2 --out {tmp}/run", "hne_small: branching factors"),
         ("train --device tpu --out {tmp}/run", "--device tpu: not usable here"),
-        ("train --resume --out {tmp}/none", "{tmp}/none/run.safetensors: does not exist"),
+        ("train --branching 1,2 --out {tmp}/run", "hne_small: 5 blocks of rows, but 2 branching factors"),
+        ("train --branching 1,0,2,2,2 --out {tmp}/run", "hne_small: branching factors must be one positive number"),
+        ("train --dataset folder --data {tmp}/none --out {tmp}/file", "{tmp}/file: cannot hold a run (File exists)"),
+        ("train --dataset folder --data {tmp}/none --out {tmp}/file/run", "{tmp}/file/run: cannot hold a run (Not a"),
+        ("train --resume --out {tmp}/none", "{tmp}/none/run.safetensors: does not exist; leave --resume out"),
         ("evaluate --run {tmp}", "{tmp}/run.safetensors: does not exist"),
         ("export --run {tmp} --out {tmp}/package", "run `hne-train evaluate` first"),
     ],
@@ -86,11 +92,32 @@ def test_a_run_is_not_overwritten(run: Path, image_folder: Path, capsys: pytest.
 def test_bad_input_is_one_line_and_exit_code_2(
     arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "file").touch()
     assert main(arguments.format(tmp=tmp_path).split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("hne-train: ")
     assert message.format(tmp=tmp_path) in error
     assert error.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_and_exit_code_2(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "evaluation.svg").unlink()
+    (tmp_path / "run" / "evaluation.svg").mkdir()
+    assert main(["evaluate", "--run", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.endswith(f"hne-train: [Errno 21] Is a directory: '{tmp_path}/run/evaluation.svg'\n")
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(
+    run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(run):
+        assert main(["train", "--resume", "--out", str(run)]) == 2
+        assert f"{run}: is being trained by another process" in capsys.readouterr().err
+        assert main(["evaluate", "--run", str(run)]) == 0
+    assert main(["train", "--resume", "--out", str(run)]) == 0
 
 
 @pytest.mark.parametrize("arguments", ["", "train", "train --out x --epochs many", "train --out x --branching 1;2"])

@@ -2,7 +2,7 @@
 
 What is done is seen in the folder: a run's state and its evaluation, each replaced atomically. So the process may end
 anywhere, and the next one goes on in the middle of the run that was under way; nothing is done twice but what came
-after its last save.
+after its last save. Several processes may work at one study: each run is trained by one of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 from training.config import TrainConfig
 from training.data import ImageDataset
-from training.errors import RunError
+from training.errors import BusyError, RunError
+from training.lock import locked
 from training.run import advise, begin, device_of, evaluate_run, open_data, spec_of
 from training.run_state import STATE_FILE, RunState
 from training.studies.plan import PlannedRun, decisive
@@ -40,7 +41,10 @@ class Conduct:
     _datasets: dict[tuple[object, ...], ImageDataset] = field(default_factory=dict)
 
     def finish(self, runs: Sequence[PlannedRun]) -> bool:
-        """Finish them in order, or until stopped. Returns whether all are finished.
+        """Finish them in order, or until stopped; those that another process is training are left to it.
+
+        Returns:
+            Whether all are finished.
 
         Raises:
             RunError: a folder holds a run of other settings or data.
@@ -49,12 +53,23 @@ class Conduct:
         missing = [run for run in runs if load_record(run, self.folder) is None]
         for number, run in enumerate(missing, len(runs) - len(missing) + 1):
             print(f"run {number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
-            if not self._finish(run, end):
+            if any(load_record(other, self.folder) is None for other in run.others.values()):
+                print("hne-train: needs a run that is not finished; going on with the next", file=sys.stderr)
+                continue
+            try:
+                with locked(self.folder / run.name):
+                    finished = self._finish(run, end)
+            except BusyError as error:
+                print(f"hne-train: {error}; going on with the next", file=sys.stderr)
+                continue
+            if not finished:
                 return False
-        return True
+        return all(load_record(run, self.folder) is not None for run in runs)
 
     def _finish(self, run: PlannedRun, end: float | None) -> bool:
         """Train a run to its end, by one step at least, and evaluate it; False where it was stopped before."""
+        if load_record(run, self.folder) is not None:  # another process has finished it meanwhile
+            return True
         out = self.folder / run.name
         others: dict[str, Any] = {role: self.folder / other.name for role, other in run.others.items()}
         config = replace(run.config, **others)

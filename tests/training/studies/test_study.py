@@ -15,7 +15,10 @@ from PIL import Image
 
 from model_core.package import digest
 from training.cli import main
+from training.lock import locked
 from training.run_state import STATE_FILE, RunState
+from training.studies.catalog import study_named
+from training.studies.study import Protocol
 
 SETTINGS = "--dataset folder --epochs 2 --batch-size 24 --precision float32 --device cpu --threads 1"
 
@@ -23,6 +26,12 @@ SETTINGS = "--dataset folder --epochs 2 --batch-size 24 --precision float32 --de
 def study(name: str, images: Path, out: Path, *more: str) -> list[str]:
     places = ["--architecture", "hne_tiny", "--data", str(images), "--out", str(out)]
     return ["study", name, *places, *SETTINGS.split(), *more]
+
+
+def protocol(images: Path) -> Protocol:
+    """What `study` asks for."""
+    changes = {"dataset": "folder", "data": images, "epochs": 2, "batch_size": 24, "precision": "float32"}
+    return Protocol(changes=changes, architectures=("hne_tiny",))
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +135,23 @@ def test_a_grown_ensemble_starts_from_the_run_that_its_table_names(
     assert f"`{record['run']}`, from `{single}`" in (copy / "grown.md").read_text()
     assert (copy / "runs" / single / STATE_FILE).is_file()
     assert len(content["lines"][1]["sizes"]) == 16
+
+
+def test_a_run_that_another_process_trains_is_left_to_it_and_so_is_what_needs_it(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(study("grown", image_folder, tmp_path, "--max-minutes", "1e-9")) == 0
+    (first,) = tmp_path.glob("*/runs/*")
+    assert RunState.load(first).config.loss == "hd"
+    single = next(run for run in study_named("grown").runs(protocol(image_folder)) if run.config.loss == "i")
+    with locked(first.with_name(single.name)):
+        assert main(study("grown", image_folder, tmp_path)) == 0
+    told = capsys.readouterr()
+    assert f"{single.name}: is being trained by another process; going on with the next" in told.err
+    assert "needs a run that is not finished; going on with the next" in told.err
+    assert "grown: 1 of 3 runs are finished; the same command continues" in told.out
+    assert main(study("grown", image_folder, tmp_path)) == 0
+    assert "INCOMPLETE" not in capsys.readouterr().out
 
 
 def test_nothing_to_draw_and_a_foreign_run_are_refused(
