@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from model_core.errors import ModelError
-from model_core.package import digest
 from training.arguments import add_places, add_settings, chosen_settings, positive
 from training.config import TrainConfig
 from training.errors import RunError, TrainingError
@@ -112,7 +111,7 @@ def _new_config(chosen: dict[str, Any]) -> TrainConfig:
 
 def _evaluate(parsed: argparse.Namespace) -> int:
     folder: Path = parsed.run
-    state, device, data = reopen(folder, chosen_settings(parsed))
+    state, device, data = reopen(RunState.load(folder), chosen_settings(parsed))
     print(evaluate_run(folder, state, device, data, command=parsed.words))
     path = folder / EVALUATION_FILE
     print(f"wrote {path}, {path.with_suffix('.svg').name} and {path.with_suffix('.png').name}")
@@ -122,9 +121,10 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 def _export(parsed: argparse.Namespace) -> int:
     folder: Path = parsed.run
     evaluation = Evaluation.load(folder / EVALUATION_FILE)
-    if evaluation.run_sha256 != digest(folder / STATE_FILE).sha256:
+    state = RunState.load(folder)
+    if evaluation.run_sha256 != state.sha256:
         raise RunError(f"{folder}: trained further since it was evaluated; run `hne-train evaluate` again")
-    state, _, data = reopen(folder, chosen_settings(parsed))
+    state, _, data = reopen(state, chosen_settings(parsed))
     images, _ = next(iter(data.test.evaluation_batches(VERIFIED_IMAGES)))
     package = export_package(
         state.result().cpu(),

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from model_core.package import digest
 from model_core.spec import ModelSpec
 from model_core.zoo import architecture
 from training.config import Precision, TrainConfig
@@ -20,7 +19,7 @@ from training.errors import ConfigError
 from training.evaluation import Evaluation, evaluate, versions
 from training.memory import keep_freed_memory
 from training.plots import plot_evaluation
-from training.run_state import STATE_FILE, RunState
+from training.run_state import RunState
 from training.teacher import with_teacher
 from training.trainer import check_data, new_run
 
@@ -56,9 +55,8 @@ def begin(config: TrainConfig, data: ImageDataset) -> RunState:
     return new_run(with_teacher(config), spec_of(config).replace(classes=len(data.class_names)), data)
 
 
-def reopen(folder: Path, places: dict[str, Any]) -> tuple[RunState, torch.device, ImageDataset]:
-    """A run with its device and its data, which may have moved."""
-    state = RunState.load(folder)
+def reopen(state: RunState, places: dict[str, Any]) -> tuple[RunState, torch.device, ImageDataset]:
+    """A stored run with its device and its data, which may have moved."""
     state = replace(state, config=state.config.resumed_with(places))
     device = device_of(state.config)
     data = open_data(state.config, state.model.spec, device)
@@ -115,13 +113,15 @@ def dataset_name(config: TrainConfig) -> str:
 def evaluate_run(
     folder: Path, state: RunState, device: torch.device, data: ImageDataset, *, command: str
 ) -> Evaluation:
-    """Measure a run's result; write it into the run's folder, with a plot. A crash leaves a whole file or none."""
+    """Measure the result of a stored run; write it into the run's folder, with a plot. A crash leaves a whole file or
+    none."""
+    assert state.sha256 is not None
     config = state.config
     measured = evaluate(state.result().to(device), data)
     evaluation = Evaluation(
         architecture=state.model.spec.name,
         evaluated_on=f"{len(data.test):,} test images of {dataset_name(config)}",
-        run_sha256=digest(folder / STATE_FILE).sha256,
+        run_sha256=state.sha256,
         epochs=state.epochs,
         seed=config.seed,
         command=command,

@@ -7,6 +7,8 @@ continue bit for bit. `evaluate` and `export` read the same file, at any moment 
 
 from __future__ import annotations
 
+import hashlib
+import os
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,7 @@ from model_core.package import MANIFEST, Package, Preprocessing
 from training.config import TrainConfig
 from training.errors import ConfigError
 
-__all__ = ["STATE_FILE", "DataCard", "Position", "RunState"]
+__all__ = ["STATE_FILE", "DataCard", "Position", "RunState", "trained_model"]
 
 STATE_FILE = "run.safetensors"
 MODEL, MOMENTUM, AVERAGE = "model.", "momentum.", "average."
@@ -51,7 +53,7 @@ class DataCard(BaseModel):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """Everything a run needs to continue. `momentum` is by parameter name, empty before the first step; `average` is
-    the state of the averaged model, empty where none is kept."""
+    the state of the averaged model, empty where none is kept; `sha256` is of the file that it was read from."""
 
     config: TrainConfig
     data: DataCard
@@ -59,6 +61,7 @@ class RunState:
     model: HierarchicalEnsemble
     momentum: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
+    sha256: str | None = None
 
     def result(self) -> HierarchicalEnsemble:
         """What the run is for: the averaged model if there is one, in evaluation mode."""
@@ -102,7 +105,7 @@ class RunState:
             CheckpointError: there is none, or it is corrupt or incomplete.
         """
         path = folder / STATE_FILE
-        tensors, metadata = read_tensors(path)
+        tensors, metadata, sha256 = _read(path)
         try:
             config = TrainConfig.from_json(metadata["config"])
             data = DataCard.model_validate_json(metadata["data"])
@@ -118,6 +121,7 @@ class RunState:
             model=model_from(path, _part(tensors, MODEL), metadata["spec"]),
             momentum=_part(tensors, MOMENTUM),
             average=_part(tensors, AVERAGE),
+            sha256=sha256,
         )
 
 
@@ -131,6 +135,21 @@ def trained_model(folder: Path) -> HierarchicalEnsemble:
     if (folder / MANIFEST).is_file():
         return load_checkpoint(Package.load(folder).weights)[0]
     return RunState.load(folder).result()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """Tensors and metadata of a state, with the digest of that very file: a training may replace it at any moment."""
+    while True:
+        try:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                tensors, metadata = read_tensors(path)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return tensors, metadata, sha256
+        except FileNotFoundError as error:
+            raise CheckpointError(path, "does not exist") from error
+        except OSError as error:
+            raise CheckpointError(path, f"cannot be read ({error.strerror})") from error
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

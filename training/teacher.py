@@ -37,9 +37,10 @@ def load_teacher(config: TrainConfig, student: ModelSpec, device: torch.device) 
     """
     if config.teacher is None:
         return None
-    if _digest(config.teacher) != config.teacher_sha256:
+    stored = RunState.load(config.teacher)
+    if stored.sha256 != config.teacher_sha256:
         raise RunError(f"--teacher {config.teacher}: its weights are not those that the run was started with")
-    teacher = RunState.load(config.teacher).result().to(device).to(memory_format=torch.channels_last)
+    teacher = stored.result().to(device).to(memory_format=torch.channels_last)
     spec = teacher.spec
     if (spec.classes, spec.input_shape) != (student.classes, student.input_shape):
         raise RunError(f"--teacher {config.teacher}: its images or classes are others than those of {student.name}")
