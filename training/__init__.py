@@ -6,8 +6,8 @@ config     one definition of every setting: flags, checkpoint contents, the pape
 data       datasets as three splits (train, held out, test); `images` holds the pixels, `augment` crops and flips
 losses     Eqs. 3 to 6 as pure functions of the leaf logits; `schedule` the learning rate
 mixing     mixup and CutMix; `averaging` of the weights, `teacher` beside y_E: the better recipe
-trainer    train -> train_epoch -> train_step, interruptible; `run_state` its file, `lock` who may write it, `progress` its
-           bar and log
+trainer    train -> train_epoch -> train_step, interruptible; `run_state` its file and `lock` the right to write it,
+           `progress` its bar and log
 optimizer  SGD with a rate for every level of the tree
 evaluation every ensemble size 1..N; `calibration` temperatures, `streams` flips and early stops, `plots` the picture
 studies    the paper's tables and figures from trained runs

@@ -147,4 +147,6 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({error}); repair or remove it") from error
+        raise DataError(
+            f"{path}: not a readable image ({error}); repair it, or remove it before a new run: one under way needs it"
+        ) from error

@@ -1,7 +1,7 @@
 """What a person sees of a run: the progress bar, and `log.csv`, which pandas and spreadsheets open.
 
 The log has a row every few steps and one at the end of each epoch, with the accuracies. On resuming, rows after the
-checkpoint are dropped, so a run that was killed leaves the same log as one that was not.
+checkpoint are dropped, so a run that was killed leaves the same log as one that was not, but for what it says of time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOG_FILE = "log.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogRow:
-    """One row. `step` counts from the start of the run; loss is the mean since the previous row of the epoch."""
+    """One row. `step` counts from the start of the run; loss is the mean since the previous row."""
 
     step: int
     epoch: float
@@ -42,11 +42,12 @@ def bar(label: str, *, total: int, initial: int = 0, keep: bool = True, unit: st
 
 
 class Progress:
-    """Progress bar and log of one run; a context manager."""
+    """Progress bar and log of one run; a context manager. `logged` is the step of the last row that was kept."""
 
     def __init__(self, folder: Path, *, images: int, done: int, step: int, leaves: int) -> None:
         self._path = folder / LOG_FILE
         kept = self._rows_until(step)
+        self.logged = int(kept[-1]["step"]) if kept else 0
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{LOG_FILE}.part")
         with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -85,8 +86,8 @@ class Progress:
         if not step or not self._path.is_file():
             return []
         with self._path.open(newline="", encoding="utf-8") as file:
-            # A kill can leave a last row without its end: its step is then past the checkpoint, or not a number.
-            return [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
+            whole = (line for line in file if line.endswith("\n"))  # a kill can leave a last row without its end
+            return [row for row in csv.DictReader(whole) if int(row["step"]) <= step]
 
 
 def _short(value: float | None) -> object:

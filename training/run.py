@@ -19,9 +19,9 @@ from training.errors import ConfigError
 from training.evaluation import Evaluation, evaluate, versions
 from training.memory import keep_freed_memory
 from training.plots import plot_evaluation
-from training.run_state import RunState
+from training.run_state import RunState, check_data
 from training.teacher import with_teacher
-from training.trainer import check_data, new_run
+from training.trainer import new_run
 
 __all__ = [
     "EVALUATION_FILE",

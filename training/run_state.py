@@ -8,6 +8,7 @@ continue bit for bit. `evaluate` and `export` read the same file, at any moment 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -22,9 +23,10 @@ from model_core.errors import CheckpointError
 from model_core.grouped import HierarchicalEnsemble
 from model_core.package import MANIFEST, Package, Preprocessing
 from training.config import TrainConfig
-from training.errors import ConfigError
+from training.data import ImageDataset
+from training.errors import ConfigError, RunError
 
-__all__ = ["STATE_FILE", "DataCard", "Position", "RunState", "trained_model"]
+__all__ = ["STATE_FILE", "DataCard", "Position", "RunState", "Unlogged", "check_data", "data_card", "trained_model"]
 
 STATE_FILE = "run.safetensors"
 MODEL, MOMENTUM, AVERAGE = "model.", "momentum.", "average."
@@ -35,6 +37,15 @@ class Position(NamedTuple):
 
     epoch: int = 0
     step: int = 0
+    seconds: float = 0.0
+
+
+class Unlogged(NamedTuple):
+    """What the log's next row will tell of steps that are taken: their losses' sum and number, and `seconds` of
+    training at the row before."""
+
+    loss_sum: float = 0.0
+    steps: int = 0
     seconds: float = 0.0
 
 
@@ -61,6 +72,7 @@ class RunState:
     model: HierarchicalEnsemble
     momentum: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
+    unlogged: Unlogged = field(default_factory=Unlogged)
     sha256: str | None = None
 
     def result(self) -> HierarchicalEnsemble:
@@ -94,6 +106,7 @@ class RunState:
             "epoch": str(self.position.epoch),
             "step": str(self.position.step),
             "seconds": str(self.position.seconds),
+            "unlogged": json.dumps(self.unlogged),
         }
         write_tensors(folder / STATE_FILE, tensors, metadata)
 
@@ -110,9 +123,12 @@ class RunState:
             config = TrainConfig.from_json(metadata["config"])
             data = DataCard.model_validate_json(metadata["data"])
             position = Position(int(metadata["epoch"]), int(metadata["step"]), float(metadata["seconds"]))
+            # Absent in states of versions that did not keep it: their next row is of the steps after resuming.
+            stored = metadata.get("unlogged")
+            unlogged = Unlogged(*json.loads(stored)) if stored else Unlogged(seconds=position.seconds)
         except KeyError as error:
             raise CheckpointError(path, f"is no training run: no {error} in its header") from error
-        except (ConfigError, ValidationError, ValueError) as error:
+        except (ConfigError, ValidationError, ValueError, TypeError) as error:
             raise CheckpointError(path, f"has a damaged header: {error}") from error
         return cls(
             config=config,
@@ -121,7 +137,31 @@ class RunState:
             model=model_from(path, _part(tensors, MODEL), metadata["spec"]),
             momentum=_part(tensors, MOMENTUM),
             average=_part(tensors, AVERAGE),
+            unlogged=unlogged,
             sha256=sha256,
+        )
+
+
+def data_card(data: ImageDataset) -> DataCard:
+    """What a run remembers of its data."""
+    return DataCard(
+        class_names=data.class_names,
+        preprocessing=data.preprocessing,
+        train=len(data.train),
+        held_out=len(data.held_out),
+        test=len(data.test),
+    )
+
+
+def check_data(data: ImageDataset, state: RunState) -> None:
+    """Make sure that the data is what the run was started with.
+
+    Raises:
+        RunError: it is not.
+    """
+    if data_card(data) != state.data:
+        raise RunError(
+            "the dataset has changed since the run was started: its classes, or its images' number or pixels"
         )
 
 

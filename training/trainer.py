@@ -1,8 +1,9 @@
 """The training loop: train -> train_epoch -> train_step.
 
 A step: batch -> leaf logits (L, B, K) -> loss -> optimizer. Nothing in it waits for the device; losses are added up
-there and fetched for the log only. The loop stops between two steps, for a signal or the time limit, and what it has
-saved by then continues to the same weights as if it had not stopped.
+there and fetched for the log and for saves only, which also make sure that the numbers are still finite. The loop stops
+between two steps, for a signal or the time limit, and what it has saved by then continues to the same weights as if it
+had not stopped.
 """
 
 from __future__ import annotations
@@ -29,13 +30,11 @@ from training.mixing import mixed
 from training.optimizer import sgd
 from training.progress import LogRow, Progress
 from training.randomness import MIXING, MODEL, generator, mixed_seed
-from training.run_state import DataCard, Position, RunState, trained_model
+from training.run_state import STATE_FILE, Position, RunState, Unlogged, check_data, data_card, trained_model
 from training.schedule import learning_rate
 from training.teacher import load_teacher
 
 __all__ = ["RunOptions", "Trainer", "new_run"]
-
-LOG_STEPS = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +44,8 @@ class RunOptions:
     out: Path
     save_seconds: float = 300.0
     """Longest time between two saves; there is one after each epoch too."""
+    log_steps: int = 25
+    """Steps of an epoch between two rows of the log; there is one after each epoch too."""
     max_seconds: float | None = None
     stop_requested: Callable[[], bool] = lambda: False
     """Asked after every step, for signals."""
@@ -63,29 +64,6 @@ def new_run(config: TrainConfig, spec: ModelSpec, data: ImageDataset) -> RunStat
     if config.initial is not None:
         start_from(model, trained_model(config.initial))
     return RunState(config=config, data=data_card(data), position=Position(), model=model, momentum={})
-
-
-def data_card(data: ImageDataset) -> DataCard:
-    """What a run remembers of its data."""
-    return DataCard(
-        class_names=data.class_names,
-        preprocessing=data.preprocessing,
-        train=len(data.train),
-        held_out=len(data.held_out),
-        test=len(data.test),
-    )
-
-
-def check_data(data: ImageDataset, state: RunState) -> None:
-    """Make sure that the data is what the run was started with.
-
-    Raises:
-        RunError: it is not.
-    """
-    if data_card(data) != state.data:
-        raise RunError(
-            "the dataset has changed since the run was started: its classes, or its images' number or pixels"
-        )
 
 
 class Trainer:
@@ -121,9 +99,8 @@ class Trainer:
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.average = WeightAverage(self.model, decay=config.ema, stored=state.average) if config.ema else None
         self.teacher = load_teacher(config, self.model.spec, device)
-        self._loss_sum = torch.zeros((), device=device)
-        self._loss_steps = 0
-        self._logged = self.position.seconds
+        self._loss_sum = torch.tensor(state.unlogged.loss_sum, device=device)
+        self._loss_steps, self._logged = state.unlogged.steps, state.unlogged.seconds
         self._begun = self._moved = self._saved = options.clock()
 
     def train(self) -> bool:
@@ -131,6 +108,10 @@ class Trainer:
 
         Returns:
             Whether the run is complete.
+
+        Raises:
+            RunError: the weights or the losses are no finite numbers any more.
+            DataError: an image cannot be read.
         """
         self._begun = self._saved = self.options.clock()
         done = self.position.epoch * self.steps_per_epoch + self.position.step
@@ -141,6 +122,10 @@ class Trainer:
             step=done,
             leaves=self.model.tree.leaves,
         ) as progress:
+            if progress.logged == done:  # the row was written after the save
+                self._start_row()
+            elif self.position.step == 0 and self._loss_steps:  # it could not be written any more
+                self._log_epoch(progress)
             while self.position.epoch < self.epochs:
                 self.train_epoch(progress)
                 if self._must_stop():
@@ -148,7 +133,7 @@ class Trainer:
         return self.position.epoch == self.epochs
 
     def train_epoch(self, progress: Progress) -> None:
-        """Train from the current position to the end of its epoch, evaluate and save; or until stopped."""
+        """Train from the current position to the end of its epoch, save and evaluate; or until stopped."""
         epoch, start = self.position.epoch, self.position.step
         batches = self.data.train.training_batches(self.batch_size, seed=self.config.seed, epoch=epoch, start=start)
         self.model.train()
@@ -159,7 +144,7 @@ class Trainer:
             if step + 1 == self.steps_per_epoch:
                 break
             self._move_to(epoch, step + 1)
-            if (step + 1) % LOG_STEPS == 0:
+            if (step + 1) % self.options.log_steps == 0:
                 self._log(progress)
             if self._must_stop():
                 self.save()
@@ -167,15 +152,14 @@ class Trainer:
             if self.options.clock() - self._saved >= self.options.save_seconds:
                 self.save()
         self._move_to(epoch + 1, 0)
-        result = self.model if self.average is None else self.average.model
-        self._log(progress, accuracies=prefix_accuracies(*leaf_logits(result, self.data.held_out, bf16=self._bf16)))
-        self.save()
+        self.save()  # first: a held-out image may be unreadable
+        self._log_epoch(progress)
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """One step of stochastic gradient descent, at the current position."""
         config, (epoch, step, _) = self.config, self.position
         torch.manual_seed(mixed_seed(config.seed, MODEL, epoch, step))  # for blocks that draw, such as dropout
-        rate = self._learning_rate()
+        rate = self._learning_rate(epoch, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate / group["weight"]
         draws = generator(config.seed, MIXING, epoch, step)
@@ -204,7 +188,12 @@ class Trainer:
         self._loss_steps += 1
 
     def save(self) -> None:
-        """Write the run's state to disk."""
+        """Write the run's state to disk.
+
+        Raises:
+            RunError: its numbers are not finite; the state that was saved before stays.
+        """
+        self._check_finite()
         parameters = dict(self.model.named_parameters())
         momentum = {
             name: self.optimizer.state[parameter]["momentum_buffer"]
@@ -218,6 +207,7 @@ class Trainer:
             model=self.model,
             momentum=momentum,
             average={} if self.average is None else self.average.model.state_dict(),
+            unlogged=Unlogged(self._loss_sum.item(), self._loss_steps, self._logged),
         )
         state.save(self.options.out)
         self._saved = self.options.clock()
@@ -226,9 +216,8 @@ class Trainer:
     def _bf16(self) -> bool:
         return self.config.precision == "bf16"
 
-    def _learning_rate(self) -> float:
-        """In the middle of the current step, so that neither the first nor the last is wasted at zero."""
-        epoch, step, _ = self.position
+    def _learning_rate(self, epoch: int, step: int) -> float:
+        """In the middle of a step, so that neither the first nor the last is wasted at zero."""
         return learning_rate(
             epoch + (step + 0.5) / self.steps_per_epoch,
             peak=self.config.lr,
@@ -246,21 +235,43 @@ class Trainer:
         late = limit is not None and self.options.clock() - self._begun >= limit
         return late or self.options.stop_requested()
 
+    def _check_finite(self) -> None:
+        """Waits for the device, so only where that is waited for anyway."""
+        numbers = [self._loss_sum, *(x for x in self.model.state_dict().values() if x.is_floating_point())]
+        if torch.stack([x.isfinite().all() for x in numbers]).all():
+            return
+        out, done = self.options.out, self.position.epoch * self.steps_per_epoch + self.position.step
+        kept = "the last sound state is kept" if (out / STATE_FILE).exists() else "nothing was saved"
+        raise RunError(
+            f"{out}: diverged by step {done}, its numbers are not finite; {kept}; start anew with a lower --lr"
+        )
+
+    def _log_epoch(self, progress: Progress) -> None:
+        """Write the row of an epoch's end, with accuracies on the held-out images."""
+        result = self.model if self.average is None else self.average.model
+        self._log(progress, accuracies=prefix_accuracies(*leaf_logits(result, self.data.held_out, bf16=self._bf16)))
+
     def _log(self, progress: Progress, accuracies: Sequence[float] | None = None) -> None:
-        """Write a row of the log. The only place that waits for the device."""
+        """Write a row of the log. It and a save are all that waits for the device."""
+        self._check_finite()
         epoch, step, seconds = self.position
+        done = epoch * self.steps_per_epoch + step
         images = self._loss_steps * self.batch_size
         progress.record(
             LogRow(
-                step=epoch * self.steps_per_epoch + step,
+                step=done,
                 epoch=epoch + step / self.steps_per_epoch,
                 seconds=seconds,
-                lr=self.optimizer.param_groups[-1]["lr"],
+                lr=self._learning_rate(*divmod(done - 1, self.steps_per_epoch)),
                 images_per_second=images / (seconds - self._logged),
                 loss=self._loss_sum.item() / self._loss_steps,
                 accuracy_1=accuracies[0] if accuracies else None,
                 accuracy_full=accuracies[-1] if accuracies else None,
             )
         )
+        self._start_row()
+
+    def _start_row(self) -> None:
+        """Begin to gather what the log's next row will tell."""
         self._loss_sum.zero_()
         self._loss_steps, self._logged = 0, self.position.seconds

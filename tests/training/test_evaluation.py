@@ -62,6 +62,13 @@ def test_prefix_accuracies_average_logits_before_the_decision() -> None:
     assert prefix_accuracies(logits, torch.tensor([0, 0])) == [1.0, 0.5]
 
 
+def test_a_model_that_gives_no_numbers_has_no_figures(data: ImageDataset, small_spec: ModelSpec) -> None:
+    broken = build_model(small_spec)
+    next(broken.parameters()).data[0] = torch.nan
+    with pytest.raises(RunError, match="the training has diverged"):
+        evaluate(broken, data)
+
+
 def test_every_size_has_its_cost_accuracy_and_diversity(model: HierarchicalEnsemble, data: ImageDataset) -> None:
     evaluation = evaluation_of(model, data)
     logits, labels = leaf_logits(model, data.test)

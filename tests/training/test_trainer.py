@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from model_core.errors import CheckpointError
 from model_core.spec import ModelSpec
 from training.config import TrainConfig
 from training.data import ImageDataset, load_dataset
-from training.errors import ConfigError, RunError
+from training.errors import ConfigError, DataError, RunError
 from training.evaluation import leaf_logits, prefix_accuracies
+from training.images import FileImages
 from training.progress import LOG_FILE
 from training.run_state import STATE_FILE, RunState
+from training.schedule import learning_rate
 from training.teacher import with_teacher
 from training.trainer import RunOptions, Trainer, new_run
 
@@ -139,20 +142,72 @@ def test_a_save_comes_at_least_every_interval(
     assert steps_saved == [None, (0, 1), (0, 2), (0, 3), (1, 0)]
 
 
-def test_the_log_of_an_interrupted_run_has_no_gap_and_no_double(
-    finished: Path, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+def untimed(out: Path) -> list[dict[str, str]]:
+    """The rows of a log without what they say of time."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in read_log(out)]
+
+
+def test_an_interrupted_run_leaves_the_log_of_one_that_was_not(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
 ) -> None:
+    state, whole, parts = new_run(settings(image_folder), small_spec, data), tmp_path / "whole", tmp_path / "parts"
+    assert trainer(state, data, whole, log_steps=2).train()
+    assert [row["step"] for row in read_log(whole)] == ["2", "4", "5", "7", "9", "10"]
+
     state = new_run(settings(image_folder), small_spec, data)
-    assert not trainer(state, data, tmp_path, stop_requested=after(3)).train()
-    early = RunState.load(tmp_path)
-    assert not trainer(RunState.load(tmp_path), data, tmp_path, stop_requested=after(4)).train()
-    assert [row["step"] for row in read_log(tmp_path)] == ["5"]
-    assert trainer(early, data, tmp_path).train()  # as if killed before it could save again
-    assert [row["step"] for row in read_log(tmp_path)] == [row["step"] for row in read_log(finished)] == ["5", "10"]
-    last, uninterrupted = read_log(tmp_path)[-1], read_log(finished)[-1]
-    assert {key: last[key] for key in ("epoch", "lr", "loss", "accuracy_1", "accuracy_full")} == {
-        key: uninterrupted[key] for key in ("epoch", "lr", "loss", "accuracy_1", "accuracy_full")
-    }
+    assert not trainer(state, data, parts, log_steps=2, stop_requested=after(3)).train()
+    early = RunState.load(parts)
+    assert not trainer(RunState.load(parts), data, parts, log_steps=2, stop_requested=after(3)).train()
+    assert [row["step"] for row in read_log(parts)] == ["2", "4", "5"]
+    assert trainer(early, data, parts, log_steps=2).train()  # as if killed before it could save again
+    assert untimed(parts) == untimed(whole)
+
+
+def test_a_run_that_dies_between_an_epochs_save_and_its_row_writes_the_row_later(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, finished: Path, tmp_path: Path
+) -> None:
+    image = tmp_path / "broken.png"
+    image.touch()
+    held_out = FileImages([image] * 6, [0] * 6, data.preprocessing, size=(16, 16), device=CPU, workers=0)
+    broken = replace(data, held_out=held_out)
+    with pytest.raises(DataError, match="not a readable image"):
+        trainer(new_run(settings(image_folder), small_spec, data), broken, tmp_path).train()
+    state = RunState.load(tmp_path)
+    assert state.position[:2] == (1, 0)
+    assert read_log(tmp_path) == []
+    with (tmp_path / LOG_FILE).open("a") as file:
+        file.write("5,1,6,0.1")  # the beginning of the row, which a kill left
+    assert trainer(state, data, tmp_path).train()
+    assert untimed(tmp_path) == untimed(finished)
+    assert_same_state(finished, tmp_path)
+
+
+def test_a_training_that_diverges_says_so_and_keeps_the_last_sound_state(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    config = settings(image_folder, lr=1e30)
+    state = new_run(config, small_spec, data)
+    assert not trainer(state, data, tmp_path, stop_requested=after(1)).train()
+    before = (tmp_path / STATE_FILE).read_bytes()
+    with pytest.raises(
+        RunError, match=r"diverged by step 5, .* last sound state is kept; start anew with a lower --lr"
+    ):
+        trainer(RunState.load(tmp_path), data, tmp_path).train()
+    assert (tmp_path / STATE_FILE).read_bytes() == before
+    with pytest.raises(RunError, match="diverged by step 2"):
+        trainer(RunState.load(tmp_path), data, tmp_path, log_steps=2).train()
+    with pytest.raises(RunError, match="nothing was saved"):
+        trainer(new_run(config, small_spec, data), data, tmp_path / "other").train()
+
+
+@pytest.mark.parametrize("loss", ["i", "s"])
+def test_the_log_tells_the_rate_of_the_schedule(
+    loss: str, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    config = settings(image_folder, loss=loss, epochs=1)
+    assert trainer(new_run(config, small_spec, data), data, tmp_path, log_steps=2).train()
+    rates = [learning_rate((step - 0.5) / STEPS, peak=0.1, epochs=1) for step in (2, 4, 5)]
+    assert [float(row["lr"]) for row in read_log(tmp_path)] == pytest.approx(rates, rel=1e-5)
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished: Path, data: ImageDataset) -> None:
