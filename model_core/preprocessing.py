@@ -1,12 +1,32 @@
-"""From a picture of any size to the pixels that the network sees, with Pillow alone: one function for training's
-evaluation and for serving, so that both see the same.
+"""From a picture of any kind and size to the pixels that the network sees, with Pillow alone: one way for training,
+its evaluation and serving, so that all see the same.
+
+    fit(upright_rgb(Image.open(path)), ...)
 """
 
 from __future__ import annotations
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
-__all__ = ["fit", "resized"]
+__all__ = ["fit", "resized", "upright_rgb"]
+
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any mode, turned as EXIF says, transparency over `BACKGROUND`, 16 bits a channel scaled to 8.
+
+    An image that is RGB already is turned in place and returned itself.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, BACKGROUND), rgba)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resized(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:

@@ -3,10 +3,10 @@
     decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=..., threads=..., max_waiting=...)
     x = await decoder.decode(data)        # (3, H, W) float32, normalised
 
-The result is what the model saw in evaluation: torchvision's Resize of the shorter side, CenterCrop, ToTensor and
-Normalize, without torchvision. An image whose shorter side already fits is not resampled. Two things are done that
-evaluation does not do, for photos as they come from cameras: they are turned upright (EXIF), and a JPEG far larger than
-the network's input is decoded at a smaller scale, which costs a fraction of the time and changes pixels slightly.
+The result is what the model saw in evaluation: upright RGB, torchvision's Resize of the shorter side, CenterCrop,
+ToTensor and Normalize, without torchvision. An image whose shorter side already fits is not resampled. One thing is
+done that evaluation does not do: a JPEG far larger than the network's input is decoded at a smaller scale, which costs
+a fraction of the time and changes pixels slightly.
 
 Pillow decodes everything but the plainest: a JPEG of the input's own size goes straight to libjpeg-turbo, which Pillow
 uses too. The pixels are the same, and where images are small, Pillow's reading of the head takes ten times as long.
@@ -23,20 +23,17 @@ from threading import BoundedSemaphore
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
 from model_core.package import Preprocessing
-from model_core.preprocessing import fit, resized
+from model_core.preprocessing import fit, resized, upright_rgb
 from service.errors import FormatError, InvalidError, QueueFullError, TooLargeError
 
 __all__ = ["FORMATS", "Decoder"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The formats that are read. Pillow knows many more, each a parser that an upload could attack."""
-
-BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels."""
 
 DRAFT_FACTOR = 2
 """A big JPEG is decoded at the smallest scale that leaves this many pixels per pixel of the resized image."""
@@ -118,8 +115,7 @@ class Decoder:
     def _input(self, image: Image.Image) -> NDArray[np.float32]:
         shorter = self._shorter_side * DRAFT_FACTOR
         image.draft(None, (shorter, shorter))
-        ImageOps.exif_transpose(image, in_place=True)
-        return self._normalise(np.asarray(self._fit(_opaque(image))))
+        return self._normalise(np.asarray(self._fit(upright_rgb(image))))
 
     def _plain(self, data: bytes) -> NDArray[np.uint8] | None:
         """The pixels (H, W, 3) of a JPEG that needs nothing but decoding; None where Pillow is to have a look.
@@ -176,13 +172,3 @@ class Decoder:
 def _has_known_start(data: bytes) -> bool:
     """Whether one of our formats claims the data by its first bytes."""
     return any(accept is not None and accept(data[:16]) is True for _, accept in map(Image.OPEN.__getitem__, FORMATS))
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """RGB of any mode: transparency over `BACKGROUND`, 16 bits a channel scaled to 8."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, BACKGROUND), rgba)
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from model_core.package import Preprocessing
-from model_core.preprocessing import fit
+from model_core.preprocessing import fit, upright_rgb
 from training.augment import crop_and_flip
 from training.errors import DataError
 from training.randomness import AUGMENTATION, ORDER, generator, mixed_seed
@@ -138,15 +138,16 @@ class _FileDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode a file to RGB.
+    """Decode a file to upright RGB.
 
     Raises:
         DataError: it cannot be decoded; names the file.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            image.load()
+            return upright_rgb(image)
+    except Exception as error:  # parsers of damaged files raise nearly everything, from struct.error to KeyError
         raise DataError(
             f"{path}: not a readable image ({error}); repair it, or remove it before a new run: one under way needs it"
         ) from error

@@ -1,11 +1,17 @@
-"""Resizing and cropping equal torchvision's, which is what published figures are measured with."""
+"""Resizing and cropping equal torchvision's, which is what published figures are measured with; training and serving
+see the same pixels of any kind of image."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from model_core.preprocessing import fit, resized
+from model_core.package import Preprocessing
+from model_core.preprocessing import fit, resized, upright_rgb
+from service.images import Decoder
+from training.images import open_image
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -30,3 +36,39 @@ def test_an_image_that_fits_is_returned_untouched() -> None:
 
 def test_the_size_is_known_before_anything_is_resized() -> None:
     assert resized((30_000, 10), 32) == (96_000, 32)
+
+
+def test_an_image_is_turned_flattened_and_scaled() -> None:
+    image = picture(3, 2)
+    image.getexif()[0x0112] = 6
+    turned = np.rot90(np.asarray(image), k=-1)
+    np.testing.assert_array_equal(np.asarray(upright_rgb(image)), turned)
+    half = Image.new("RGBA", (1, 1), (100, 0, 0, 51))  # a fifth of it, over white
+    assert upright_rgb(half).getpixel((0, 0)) == (224, 204, 204)
+    deep = Image.fromarray(np.array([[0, 255, 256, 65_535]], np.uint16))
+    assert np.asarray(upright_rgb(deep))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    "kind", ["turned.png", "turned.jpg", "transparent.png", "palette.gif", "16 bit.png", "plain.bmp"]
+)
+def test_training_and_serving_see_the_same_pixels(kind: str, tmp_path: Path) -> None:
+    image, path, options = picture(40, 36), tmp_path / kind, {}
+    if kind.startswith("turned"):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options = {"exif": exif}
+    elif kind.startswith("transparent"):
+        image.putalpha(picture(40, 36).getchannel(0))
+    elif kind.startswith("palette"):
+        image, options = image.quantize(16), {"transparency": 3}
+    elif kind.startswith("16"):
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 65_536, (36, 40), np.uint16))
+    image.save(path, **options)
+
+    preprocessing = Preprocessing(resize_shorter_side=32, mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))
+    decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=10_000, threads=1, max_waiting=1)
+    served = decoder.read(path.read_bytes())
+    decoder.close()
+    trained = np.asarray(fit(open_image(path), shorter_side=32, height=32, width=32))
+    np.testing.assert_allclose(served.transpose(1, 2, 0), trained, atol=1e-3)
