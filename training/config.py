@@ -17,11 +17,12 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type
 
 from training.errors import ConfigError
 
-__all__ = ["DatasetName", "LossName", "Mixing", "Precision", "Prefixes", "TrainConfig", "settings"]
+__all__ = ["DatasetName", "LossName", "Mixing", "NodeRates", "Precision", "Prefixes", "TrainConfig", "settings"]
 
 DatasetName = Literal["cifar10", "cifar100", "imagenet", "folder"]
 LossName = Literal["i", "s", "d", "hd", "boosted"]
 Prefixes = Literal["powers", "all"]
+NodeRates = Literal["own", "same"]
 Mixing = Literal["off", "mixup", "cutmix"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["bf16", "float32"]
@@ -108,6 +109,13 @@ class TrainConfig:
     batch_size: Annotated[int | None, Setting("images per step (default: 128; ImageNet 256)")] = None
     lr: Annotated[float, Setting("peak learning rate; falls to zero along a cosine")] = 0.1
     warmup_epochs: Annotated[float, Setting("epochs over which the learning rate first rises linearly")] = 0.0
+    node_rates: Annotated[
+        NodeRates,
+        Setting(
+            "own: every level of the tree learns at the rate of a network of its own (see training.optimizer); "
+            "same: one rate and weight decay for all, plain SGD on the summed losses"
+        ),
+    ] = "own"
     momentum: Annotated[float, Setting("momentum of SGD")] = 0.9
     weight_decay: Annotated[float | None, Setting("L2 penalty (default: 5e-4; ImageNet 1e-5)")] = None
     precision: Annotated[Precision, Setting(BF16)] = "bf16"

@@ -1,4 +1,4 @@
-"""SGD in which every node of the tree learns at the rate of a network of its own."""
+"""SGD in which every node of the tree learns at about the rate of a network of its own, unless told otherwise."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ __all__ = ["gradient_weight", "sgd"]
 
 
 def gradient_weight(loss: LossName, tree: Tree, block: int, sizes: Sequence[int]) -> float:
-    """How many networks' worth of gradient the first node of a block receives from a loss.
+    """How many networks' worth of gradient the first node of a block is taken to receive from a loss.
 
     Each network has weight 1 in L_I, so a node has as many as leaves below it: 16 at the root, one at a leaf. The same
-    holds for the boosted loss, and closely enough for L_D and L_HD, half of which are L_I.
+    holds for the boosted loss and, terms counted alike, for L_D mixed with L_I.
 
     In L_S a nested ensemble of n networks gives each of them 1/n of its gradient, so that of its first s leaves a node
     receives sum over sizes of min(n, s) / n: 5 at the root of the paper's tree, and 31/16 at the first leaf.
+
+    L_HD mixed with L_I is taken for L_I, which it is not: its terms, counted like those of L_S, leave out the full
+    ensemble, and with alpha 0.5 the first nodes of the paper's tree receive 10, 6, 3.75, 2.375 and 1.4375 networks'
+    worth where 16, 8, 4, 2 and 1 are assumed. So under L_HD the root learns at 0.63 of the rate that it has under L_I,
+    and the first leaf at 1.44 times that. It stays so, that records can be compared.
     """
     leaves = tree.span(block)
     if loss != "s":
@@ -30,7 +35,8 @@ def gradient_weight(loss: LossName, tree: Tree, block: int, sizes: Sequence[int]
 
 
 def sgd(model: HierarchicalEnsemble, config: TrainConfig, sizes: Sequence[int]) -> torch.optim.SGD:
-    """The optimizer, a group per block; the trainer sets each group's `lr` to the schedule's rate over its `weight`.
+    """The optimizer, a group per block; the trainer sets each group's `lr` to the schedule's rate over its `weight`,
+    which is 1 where `node_rates` is "same".
 
     The losses sum over networks. One rate for all nodes is too high for the root (its batch norms' scales jump) or too
     low for the leaves. Dividing the rate by the gradient's weight, and multiplying the weight decay by it, is exactly
@@ -45,7 +51,8 @@ def sgd(model: HierarchicalEnsemble, config: TrainConfig, sizes: Sequence[int]) 
     assert config.weight_decay is not None
     groups = []
     for index in range(model.tree.blocks):
-        weight = gradient_weight(config.loss, model.tree, index, sizes)
+        own = config.node_rates == "own"
+        weight = gradient_weight(config.loss, model.tree, index, sizes) if own else 1.0
         weight_decay = config.weight_decay * weight
         groups.append({"params": model.block(index).parameters(), "weight": weight, "weight_decay": weight_decay})
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)

@@ -27,7 +27,26 @@ def test_only_what_decides_the_weights_names_a_run() -> None:
 
 
 def test_names_are_stable_over_versions() -> None:
+    """Those of the committed records, from the protocols that made them (benchmarks/results, 2b and 2f)."""
+    short = {"dataset": "folder", "batch_size": 64, "warmup_epochs": 0.25}
+    twelve = Protocol(changes={**short, "epochs": 12, "lr": 0.3}, architectures=("hne_small",))
+    four = Protocol(changes={**short, "epochs": 4, "lr": 0.1, "precision": "float32"})
+    planned = {
+        run.name
+        for study, protocol in (("table1", twelve), ("grown", twelve), ("transformer", four))
+        for run in study_named(study).runs(protocol)
+    }
+    assert planned == {
+        "hne_small-i-12e-s0-279fa7fc",
+        "hne_small-s-12e-s0-eca09f38",
+        "hne_small-hd-12e-s0-84436111",
+        "hne_small-i-30e-s0-c8c3dcde",
+        "hne_small-hd-4e-s0-68beefd3",
+        "hne_transformer-i-4e-s0-f37c30cd",
+        "hne_transformer-hd-4e-s0-b3b56a82",
+    }
     assert PlannedRun(config=TrainConfig().resolved()).name == "hne_small-hd-200e-s0-44136fa3"
+    assert PlannedRun(config=TrainConfig(node_rates="same").resolved()).name != "hne_small-hd-200e-s0-44136fa3"
 
 
 def test_studies_share_their_runs() -> None:
