@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", action="store_true", help="continue the run in --out; its settings are remembered")
     run.add_argument("--max-minutes", type=positive, help="stop after this time, saved")
     run.add_argument("--save-minutes", type=positive, default=5.0, help="longest time between saves (default: 5)")
-    add_settings(train.add_argument_group("settings", "Defaults are the paper's (Appendix A)."))
+    add_settings(train.add_argument_group("settings", "Defaults are the paper's (Appendix A) where it names any."))
 
     evaluation = commands.add_parser(
         "evaluate",

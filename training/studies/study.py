@@ -34,6 +34,9 @@ FIXED = frozenset(
 )
 """What arms decide, so that no flag does."""
 
+OURS = frozenset({"node_rates", "precision", "held_out"})
+"""What the paper does not say, so that its captions always do."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
@@ -67,16 +70,22 @@ class Protocol:
         return TrainConfig(**self.changes).resolved()
 
     def deviations(self, study: Study) -> list[str]:
-        """What differs from the paper's protocol, for the captions."""
+        """What differs from the paper's protocol, for the captions; last, what we do that the paper does not name."""
         base = self.base
         chosen, papers = base.decisive(), TrainConfig(dataset=base.dataset).resolved().decisive()
         words = [
             f"{name.replace('_', ' ')} {value} instead of {papers[name]}"
             for name, value in chosen.items()
-            if name not in FIXED and value != papers[name]
+            if name not in FIXED | OURS and value != papers[name]
         ]
         if self.architectures is not None and self.architectures != study.architectures:
             words.append(f"{', '.join(self.architectures)} instead of {', '.join(study.architectures)}")
+        rates = "one learning rate for all levels" if base.node_rates == "same" else "a learning rate per level"
+        words.append(
+            f"not in the paper: {rates}, residual branches of ResNets that start at zero, {base.precision}, "
+            f"{base.held_out:.0%} of the training images held out for temperatures, "
+            "T on both sides of the distillation, times T squared"
+        )
         return words
 
 

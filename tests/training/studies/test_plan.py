@@ -81,12 +81,21 @@ def test_a_grown_ensemble_comes_after_the_network_it_starts_from() -> None:
 
 def test_what_differs_from_the_paper_is_said() -> None:
     protocol = Protocol(changes={"epochs": 20, "batch_size": 64, "threads": 2}, architectures=("hne_tiny",))
-    assert protocol.deviations(study_named("table1")) == [
+    *changed, always = protocol.deviations(study_named("table1"))
+    assert changed == [
         "epochs 20 instead of 200",
         "batch size 64 instead of 128",
         "hne_tiny instead of hne_small, hne",
     ]
-    assert Protocol(changes={}).deviations(study_named("table1")) == []
+    assert always == (
+        "not in the paper: a learning rate per level, residual branches of ResNets that start at zero, bf16, 10% of "
+        "the training images held out for temperatures, T on both sides of the distillation, times T squared"
+    )
+    assert Protocol(changes={}).deviations(study_named("table1")) == [always]
+    other = Protocol(changes={"node_rates": "same", "precision": "float32", "held_out": 0.2})
+    (words,) = other.deviations(study_named("table1"))
+    assert words.startswith("not in the paper: one learning rate for all levels, ")
+    assert "float32, 20% of the training images held out" in words
 
 
 def test_an_unknown_study_lists_the_known() -> None:
