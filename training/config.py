@@ -26,7 +26,10 @@ NodeRates = Literal["own", "same"]
 Mixing = Literal["off", "mixup", "cutmix"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["bf16", "float32"]
-BF16 = "bf16 autocast or float32; unless told, hne-train train takes float32 on a CPU without bf16 instructions"
+PRECISION = (
+    "bf16 autocast or float32, whose convolutions on a GPU are TF32; unless told, hne-train train takes float32 where "
+    "the processor has no bf16 instructions"
+)
 
 # Appendix A, "Hyper-parameter settings". A folder is trained like CIFAR. The held-out fractions are MSDNet's:
 # 5,000 of CIFAR's 50,000 training images, 50,000 of ImageNet's 1.28 million.
@@ -118,7 +121,7 @@ class TrainConfig:
     ] = "own"
     momentum: Annotated[float, Setting("momentum of SGD")] = 0.9
     weight_decay: Annotated[float | None, Setting("L2 penalty (default: 5e-4; ImageNet 1e-5)")] = None
-    precision: Annotated[Precision, Setting(BF16)] = "bf16"
+    precision: Annotated[Precision, Setting(PRECISION)] = "bf16"
     seed: Annotated[int, Setting("decides initial weights, order and augmentation")] = 0
     device: Annotated[str, Setting("cpu, cuda, cuda:1, ...; auto: a GPU if there is one", free=True)] = "auto"
     compile: Annotated[

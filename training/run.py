@@ -86,7 +86,10 @@ def device_of(config: TrainConfig) -> torch.device:
 
 
 def fast_precision(device: torch.device) -> Precision:
-    """What to compute in here where nothing else was asked for: bf16, unless this is a CPU without its instructions."""
+    """What to compute in here where nothing else was asked for: bf16, unless this CPU or GPU has no instructions for
+    it. GPUs older than Ampere compute it, but slower than float32."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
     slow = device.type == "cpu" and known and not any(map(known.get, BF16_INSTRUCTIONS))
     return "float32" if slow else "bf16"
@@ -95,7 +98,8 @@ def fast_precision(device: torch.device) -> Precision:
 def advise(config: TrainConfig, device: torch.device) -> None:
     """Say on standard error what will make a new run needlessly slow on this machine."""
     if config.precision == "bf16" and fast_precision(device) != "bf16":
-        advice = "this CPU has no bf16 instructions: a run with --precision float32 would be much faster"
+        unit = "GPU" if device.type == "cuda" else "CPU"
+        advice = f"this {unit} has no bf16 instructions: a run with --precision float32 would be much faster"
         print(f"hne-train: {advice}", file=sys.stderr)
 
 

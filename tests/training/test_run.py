@@ -21,11 +21,12 @@ from training.trainer import new_run
         ("bf16", "cpu", {"avx2": True, "avx512_bf16": True}, False),
         ("bf16", "cpu", {"neon": True, "bf16": True}, False),
         ("float32", "cpu", {"avx2": True}, False),
-        ("bf16", "cuda", {"avx2": True}, False),
+        ("bf16", "cuda", {"ampere": True}, False),
+        ("bf16", "cuda", {"ampere": False}, True),
         ("bf16", "cpu", {}, False),
     ],
 )
-def test_a_cpu_without_bf16_gets_float32_and_its_user_is_told(
+def test_a_processor_without_bf16_gets_float32_and_its_user_is_told(
     precision: str,
     device: str,
     capabilities: dict[str, bool],
@@ -34,6 +35,7 @@ def test_a_cpu_without_bf16_gets_float32_and_its_user_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: capabilities["ampere"])
     advise(TrainConfig(precision=precision), torch.device(device))  # type: ignore[arg-type]
     assert ("--precision float32" in capsys.readouterr().err) == advised
     if precision == "bf16":
