@@ -29,8 +29,6 @@ class Costs:
     """Multiply-adds of one node, per block."""
     node_parameters: tuple[int, ...]
     """Trained parameters of one node, per block."""
-    activation_shapes: tuple[tuple[int, ...], ...]
-    """Shape of one node's output for one image, per block."""
 
     @property
     def step_flops(self) -> tuple[int, ...]:
@@ -60,7 +58,7 @@ class Costs:
 def count_costs(model: HierarchicalEnsemble) -> Costs:
     """Count a model's costs; it may have no weights (be on the device "meta"), and is left as it is."""
     spec = model.spec
-    flops, parameters, shapes = [], [], []
+    flops, parameters = [], []
     with torch.no_grad():
         x = torch.empty(1, *spec.input_shape, device="meta")
         for index in range(spec.tree.blocks):
@@ -69,5 +67,4 @@ def count_costs(model: HierarchicalEnsemble) -> Costs:
                 x = node(x)
             flops.append(counter.get_total_flops() // 2)  # it counts a multiply-add as two
             parameters.append(sum(parameter.numel() for parameter in node.parameters()))
-            shapes.append(tuple(x.shape[1:]))
-    return Costs(spec=spec, node_flops=tuple(flops), node_parameters=tuple(parameters), activation_shapes=tuple(shapes))
+    return Costs(spec=spec, node_flops=tuple(flops), node_parameters=tuple(parameters))

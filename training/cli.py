@@ -60,7 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _recorded(words: Sequence[str]) -> str:
     """The command as records tell it: of a path from the root only the last name, for where it lies is nobody else's
     business."""
-    return shlex.join(["hne-train", *(Path(word).name if Path(word).is_absolute() else word for word in words)])
+
+    def told(word: str) -> str:
+        return Path(word).name if Path(word).is_absolute() else word
+
+    def parts(word: str) -> str:
+        flag, equals, value = word.partition("=")
+        return f"{flag}={told(value)}" if equals and flag.startswith("--") else told(word)
+
+    return shlex.join(["hne-train", *map(parts, words)])
 
 
 def _train(parsed: argparse.Namespace) -> int:
@@ -101,6 +109,7 @@ def _train(parsed: argparse.Namespace) -> int:
 def _new_config(chosen: dict[str, Any]) -> TrainConfig:
     """The settings of a new run, checked as far as they can be without its data."""
     config = TrainConfig(**chosen).resolved()
+    config.check_effects(chosen)
     spec_of(config)
     device = device_of(config)
     if "precision" not in chosen:

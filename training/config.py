@@ -8,13 +8,14 @@ others decide the weights and may not.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from model_core.zoo import ARCHITECTURES
 from training.errors import ConfigError
 
 __all__ = ["DatasetName", "LossName", "Mixing", "NodeRates", "Precision", "Prefixes", "TrainConfig", "settings"]
@@ -26,6 +27,7 @@ NodeRates = Literal["own", "same"]
 Mixing = Literal["off", "mixup", "cutmix"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["bf16", "float32"]
+ARCHITECTURE = f"architecture: {', '.join(ARCHITECTURES)}"
 PRECISION = (
     "bf16 autocast or float32, whose convolutions on a GPU are TF32; unless told, hne-train train takes float32 where "
     "the processor has no bf16 instructions"
@@ -58,7 +60,7 @@ class TrainConfig:
         ConfigError: a value is out of range.
     """
 
-    architecture: Annotated[str, Setting("architecture: hne, hne_small, hne_tiny or hne_mobilenetv2")] = "hne_small"
+    architecture: Annotated[str, Setting(ARCHITECTURE)] = "hne_small"
     branching: Annotated[
         tuple[int, ...] | None,
         Setting("another tree: a branching factor per block, such as 1,1,1,16,1 (default: the architecture's)"),
@@ -152,6 +154,24 @@ class TrainConfig:
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: {rule}")
+
+    def check_effects(self, chosen: Iterable[str]) -> None:
+        """Make sure that each chosen setting does something, together with the others.
+
+        Raises:
+            ConfigError: one does nothing.
+        """
+        distils = self.loss in ("d", "hd")
+        needs = {
+            "alpha": (distils, "needs --loss d or hd"),
+            "temperature": (distils, "needs --loss d or hd"),
+            "prefixes": (self.loss in ("s", "hd", "boosted"), "needs --loss s, hd or boosted"),
+            "teacher_weight": (self.teacher is not None, "needs --teacher"),
+            "mix_share": (self.mix != "off", "needs --mix mixup or cutmix"),
+        }
+        for name in chosen:
+            if name in needs:
+                self._require(name, *needs[name])
 
     def resolved(self) -> Self:
         """A copy in which the paper's settings for the dataset stand where nothing was chosen."""

@@ -1,7 +1,7 @@
 """From a trained model to the package that serving loads: weights, one ONNX graph per step, manifest, model card.
 
 Nothing appears under the target's name before every step has given torch's results on real images: the
-package is built in a folder beside it and renamed.
+package is built in a folder beside it and renamed. One that it replaces is deleted only then.
 
 Shape legend: B batch, K classes.
 """
@@ -127,9 +127,12 @@ def export_package(
     write_manifest(part, manifest.model_copy(update={"files": digests}))
     Package.load(part)
 
+    old = out_dir.with_name(f".{out_dir.name}.old")
     if out_dir.exists():
-        shutil.rmtree(out_dir)
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(out_dir, old)
     os.replace(part, out_dir)
+    shutil.rmtree(old, ignore_errors=True)
     return Package.load(out_dir)
 
 

@@ -2,7 +2,8 @@
 
 It holds weights, their average if one is kept, momentum, settings, what the data looked like and the position. Random
 numbers follow from seed and position (`randomness`), the learning rate from the position, so nothing else is needed to
-continue bit for bit. `evaluate` and `export` read the same file, at any moment of the training.
+continue, on a CPU with as many threads bit for bit. `evaluate` and `export` read the same file, at any moment of the
+training.
 """
 
 from __future__ import annotations

@@ -39,7 +39,6 @@ def test_a_single_convolution_layer_by_hand() -> None:
     costs = costs_of("hne_tiny")
     stem = 32 * 32 * (3 * 9 * 4 + 4 * 16)  # 3x3 to 4 channels, 1x1 to 16
     assert costs.node_flops[0] == stem
-    assert costs.activation_shapes[0] == (16, 32, 32)
 
 
 def test_steps_segments_and_sizes_add_up() -> None:

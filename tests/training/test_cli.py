@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from model_core.package import Package
+from model_core.zoo import ARCHITECTURES
 from training.cli import main
+from training.config import TrainConfig, settings
 from training.lock import locked
 from training.run_state import STATE_FILE, RunState
 
@@ -30,16 +33,18 @@ def run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a trained and evaluated run."""
     out = tmp_path_factory.mktemp("cli") / "run"
     assert main(train_arguments(image_folder, out)) == 0
-    assert main(["evaluate", "--run", str(out)]) == 0
+    assert main(["evaluate", f"--run={out}", "--data", str(image_folder)]) == 0
     return out
 
 
-def test_train_evaluate_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_evaluate_export(
+    run: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     figures = json.loads((run / "evaluation.json").read_text())
     assert figures["evaluated_on"].startswith("24 test images of images")
     assert figures["settings"]["epochs"] == 3
     assert "data" not in figures["settings"]
-    assert figures["command"] == "hne-train evaluate --run run", "not where the folder lies"
+    assert figures["command"] == f"hne-train evaluate --run=run --data {image_folder.name}", "not where folders lie"
     assert (run / "evaluation.svg").is_file()
     assert (run / "evaluation.png").is_file()
 
@@ -77,8 +82,10 @@ def test_a_run_is_not_overwritten(run: Path, image_folder: Path, capsys: pytest.
         ("train --architecture resnet50 --out {tmp}/run", "unknown architecture 'resnet50'; known: hne, hne_small"),
         ("train --dataset folder --data {tmp}/none --out {tmp}/run", "{tmp}/none does not hold an image dataset"),
         ("train --alpha 2 --out {tmp}/run", "--alpha 2.0: must lie in 0..1"),
-        ("train --branching 1,2 --out {tmp}/run", "hne_small: 5 blocks of rows, but 2 branching factors"),
-        ("train --branching 1,0,2,2,2 --out {tmp}/run", "hne_small: branching factors"),
+        ("train --alpha 0.3 --loss s --out {tmp}/run", "--alpha 0.3: needs --loss d or hd"),
+        ("train --prefixes all --loss i --out {tmp}/run", "--prefixes all: needs --loss s, hd or boosted"),
+        ("train --teacher-weight 0.3 --out {tmp}/run", "--teacher-weight 0.3: needs --teacher"),
+        ("train --mix-share 0.3 --out {tmp}/run", "--mix-share 0.3: needs --mix"),
         ("train --device tpu --out {tmp}/run", "--device tpu: not usable here"),
         ("train --branching 1,2 --out {tmp}/run", "hne_small: 5 blocks of rows, but 2 branching factors"),
         ("train --branching 1,0,2,2,2 --out {tmp}/run", "hne_small: branching factors must be one positive number"),
@@ -128,12 +135,19 @@ def test_malformed_commands_show_the_usage(arguments: str, capsys: pytest.Captur
     assert "usage: hne-train" in capsys.readouterr().err
 
 
-def test_help_names_every_setting_and_the_papers_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_setting_and_the_papers_defaults(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # no flag is broken over two lines
     with pytest.raises(SystemExit) as caught:
         main(["train", "--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--weight-decay WEIGHT_DECAY L2 penalty (default: 5e-4; ImageNet 1e-5)" in text
+    assert f"--architecture ARCHITECTURE architecture: {', '.join(ARCHITECTURES)} (default: hne_small)" in text
+    for item in fields(TrainConfig):
+        flag = f"--{item.name.replace('_', '-')} "
+        assert (flag in text) == settings()[item.name].flag, flag
 
 
 def test_sigterm_saves_and_a_killed_run_resumes_to_the_same_weights(

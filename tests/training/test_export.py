@@ -1,6 +1,7 @@
 """An exported package computes what the model computes, or is not written."""
 
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,24 @@ def test_only_a_package_is_ever_overwritten(
     with pytest.raises(ExportError, match="no model package"):
         export_package(tiny_model, tmp_path, **arguments(tiny_package), overwrite=True)
     assert (tmp_path / "run.safetensors").read_bytes() == b"weeks of training"
+
+
+def test_the_old_package_is_deleted_when_the_new_one_is_in_its_place(
+    tmp_path: Path, tiny_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out, delete, seen = calibrated_model("hne_tiny", branching=(1, 1, 1, 1, 2)), tmp_path / "p", rmtree, []
+    given = arguments(tiny_package) | {"table": Package.load(tiny_package).manifest.table[:2]}
+
+    def deleting(path: Path, ignore_errors: bool = False) -> None:
+        if (path / "manifest.json").is_file():
+            seen.append(Package.load(out).manifest.version)
+        delete(path, ignore_errors)
+
+    monkeypatch.setattr("training.export.shutil.rmtree", deleting)
+    for version in ("1", "2"):
+        export_package(model, out, **(given | {"version": version}), overwrite=True)
+    assert seen == ["2"]
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
 def test_a_model_that_gives_no_numbers_is_not_exported(tmp_path: Path, tiny_package: Path) -> None:

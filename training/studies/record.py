@@ -88,10 +88,6 @@ class Line:
         """Accuracy of an ensemble size in percent."""
         return self.at(size, lambda row: 100 * row.accuracy)
 
-    def over_runs(self, figure: Callable[[Evaluation], float]) -> Spread:
-        """A figure of a whole run over the seeds."""
-        return Spread.of([figure(record.evaluation) for record in self.records])
-
     @property
     def leaf_accuracies(self) -> list[float]:
         """Accuracy of each network alone in percent, mean over the seeds."""
