@@ -69,7 +69,7 @@ class TrainConfig:
         Path | None,
         Setting(
             "folder of a trained run or an exported package to start from: the same tree, "
-            "or a smaller one (branching 1,1,...), grown"
+            "or a smaller one (branching 1,1,...), grown; with other classes the classifiers start anew"
         ),
     ] = None
     dataset: Annotated[

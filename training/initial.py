@@ -7,50 +7,64 @@ of a node are moved a little, since equal siblings have equal gradients and woul
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from model_core.build import build_model
 from model_core.grouped import HierarchicalEnsemble
 from model_core.layers import GroupedBlock
 from training.errors import ConfigError
+from training.run_state import Trained
 
-__all__ = ["start_from"]
+__all__ = ["remarks", "start_from"]
 
 NOISE = 0.1
 """Standard deviation of the noise on a copy's weights, relative to the weights' own."""
 
 
+def remarks(source: Trained, *, class_names: tuple[str, ...], held_out: float) -> Iterator[str]:
+    """What a person should know of a start, where the new run's data is not the source's."""
+    if source.class_names != class_names:
+        yield "its classes are others: the classifiers start anew"
+    elif source.held_out is not None and source.held_out < held_out:
+        yield f"it has seen images held out here, so temperatures will be too low; use --held-out {source.held_out}"
+
+
 @torch.no_grad()
-def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble) -> None:
+def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble, *, same_classes: bool = True) -> None:
     """Give a model the weights of another of the same blocks, whose levels' widths divide its own.
 
+    What depends on the number of classes, the classifiers, keeps its own weights where the classes are not the same.
     Random numbers are drawn from PyTorch's global generator.
 
     Raises:
         ConfigError: the models' blocks differ, or the other tree is no part of this one.
     """
     ours, theirs = model.spec, source.spec
-    if ours.replace(name=theirs.name, branching=theirs.branching) != theirs:
-        raise ConfigError(f"--initial: its weights are of {theirs.name} for {theirs.classes} classes, another network")
+    if ours.replace(name=theirs.name, branching=theirs.branching, classes=theirs.classes) != theirs:
+        raise ConfigError(f"--initial: its weights are of {theirs.name}, another network")
+    with torch.device("meta"):
+        classes = ours.classes if same_classes and ours.classes == theirs.classes else ours.classes + 1
+        other = build_model(ours.replace(classes=classes))
     for index in range(model.tree.blocks):
-        width, from_width = model.tree.width(index), source.tree.width(index)
-        if width == from_width:
-            model.block(index).load_state_dict(source.block(index).state_dict())
-            continue
-        if width % from_width or not isinstance(model.block(index), GroupedBlock):
+        block, width, from_width = model.block(index), model.tree.width(index), source.tree.width(index)
+        if width % from_width or not (width == from_width or isinstance(block, GroupedBlock)):
+            reason = "" if isinstance(block, GroupedBlock) else ": its branches are separate modules (ReplicatedBlock)"
             raise ConfigError(
-                f"--initial: block {index} has {from_width} nodes there, which cannot become {width} here"
+                f"--initial: block {index} has {from_width} nodes there, which cannot become {width} here{reason}"
             )
-        grown = {
-            name: _grown(tensor, nodes=from_width, copies=width // from_width)
-            for name, tensor in source.block(index).state_dict().items()
-        }
-        model.block(index).load_state_dict(grown)
+        state, others = block.state_dict(), other.block(index).state_dict()
+        for name, tensor in source.block(index).state_dict().items():
+            if state[name].shape == others[name].shape:
+                state[name] = _grown(tensor, nodes=from_width, copies=width // from_width)
+        block.load_state_dict(state)
 
 
 def _grown(tensor: Tensor, *, nodes: int, copies: int) -> Tensor:
     """A tensor that stacks nodes along dimension 0, with so many copies of each, one after the other."""
-    if tensor.ndim == 0:  # num_batches_tracked
+    if tensor.ndim == 0 or copies == 1:  # num_batches_tracked
         return tensor
     per_node = tensor.reshape(nodes, 1, -1, *tensor.shape[1:])
     grown = per_node.repeat(1, copies, *(1 for _ in tensor.shape))

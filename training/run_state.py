@@ -27,7 +27,17 @@ from training.config import TrainConfig
 from training.data import ImageDataset
 from training.errors import ConfigError, RunError
 
-__all__ = ["STATE_FILE", "DataCard", "Position", "RunState", "Unlogged", "check_data", "data_card", "trained_model"]
+__all__ = [
+    "STATE_FILE",
+    "DataCard",
+    "Position",
+    "RunState",
+    "Trained",
+    "Unlogged",
+    "check_data",
+    "data_card",
+    "trained_model",
+]
 
 STATE_FILE = "run.safetensors"
 MODEL, MOMENTUM, AVERAGE = "model.", "momentum.", "average."
@@ -166,16 +176,29 @@ def check_data(data: ImageDataset, state: RunState) -> None:
         )
 
 
-def trained_model(folder: Path) -> HierarchicalEnsemble:
-    """What was trained, in evaluation mode: the result of a run, or the model of an exported package.
+class Trained(NamedTuple):
+    """A model, in evaluation mode, and the data that it was trained on; `held_out` is the fraction of the training
+    images that it has not seen, None where that is not known."""
+
+    model: HierarchicalEnsemble
+    class_names: tuple[str, ...]
+    held_out: float | None
+
+
+def trained_model(folder: Path) -> Trained:
+    """What was trained: the result of a run, or the model of an exported package.
 
     Raises:
         CheckpointError: there is neither, or it is corrupt or incomplete.
         PackageError: the package is corrupt or incomplete.
     """
     if (folder / MANIFEST).is_file():
-        return load_checkpoint(Package.load(folder).weights)[0]
-    return RunState.load(folder).result()
+        package = Package.load(folder)
+        held_out = package.manifest.training.get("held_out")
+        model, _ = load_checkpoint(package.weights)
+        return Trained(model, package.manifest.class_names, held_out if isinstance(held_out, float) else None)
+    state = RunState.load(folder)
+    return Trained(state.result(), state.data.class_names, state.config.held_out)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:

@@ -9,13 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model_core.package import digest
+from model_core.package import Preprocessing, digest
 from model_core.spec import ModelSpec
 from training.config import TrainConfig
 from training.errors import RunError
-from training.run_state import STATE_FILE, RunState
+from training.run_state import STATE_FILE, DataCard, RunState
 
 __all__ = ["load_teacher", "with_teacher"]
+
+TOLERANCE = 0.02
+"""Of a channel's mean and deviation, for values in 0..1."""
 
 
 def with_teacher(config: TrainConfig) -> TrainConfig:
@@ -29,7 +32,9 @@ def with_teacher(config: TrainConfig) -> TrainConfig:
     return replace(config, teacher_sha256=_digest(config.teacher))
 
 
-def load_teacher(config: TrainConfig, student: ModelSpec, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+def load_teacher(
+    config: TrainConfig, student: ModelSpec, data: DataCard, device: torch.device
+) -> Callable[[Tensor], Tensor] | None:
     """A function from images (B, C, H, W) to the teacher's y_E (B, K) float32; None without a teacher.
 
     Raises:
@@ -41,9 +46,11 @@ def load_teacher(config: TrainConfig, student: ModelSpec, device: torch.device) 
     if stored.sha256 != config.teacher_sha256:
         raise RunError(f"--teacher {config.teacher}: its weights are not those that the run was started with")
     teacher = stored.result().to(device).to(memory_format=torch.channels_last)
-    spec = teacher.spec
-    if (spec.classes, spec.input_shape) != (student.classes, student.input_shape):
-        raise RunError(f"--teacher {config.teacher}: its images or classes are others than those of {student.name}")
+    fits = stored.data.class_names == data.class_names and teacher.spec.input_shape == student.input_shape
+    if not fits or not _alike(stored.data.preprocessing, data.preprocessing):
+        raise RunError(
+            f"--teacher {config.teacher}: its classes or its images' size or colours are not those of this run"
+        )
 
     @torch.no_grad()
     def lesson(images: Tensor) -> Tensor:
@@ -51,6 +58,12 @@ def load_teacher(config: TrainConfig, student: ModelSpec, device: torch.device) 
         return logits_lbk.float().mean(0)
 
     return lesson
+
+
+def _alike(one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether two networks can see the same pixels; statistics of other held-out images differ a little."""
+    pairs = zip((*one.mean, *one.std), (*other.mean, *other.std), strict=True)
+    return one.resize_shorter_side == other.resize_shorter_side and all(abs(a - b) < TOLERANCE for a, b in pairs)
 
 
 def _digest(folder: Path) -> str:

@@ -8,6 +8,7 @@ had not stopped.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from training.config import TrainConfig
 from training.data import ImageDataset
 from training.errors import ConfigError, RunError
 from training.evaluation import leaf_logits, prefix_accuracies
-from training.initial import start_from
+from training.initial import remarks, start_from
 from training.losses import objective, prefix_sizes
 from training.mixing import mixed
 from training.optimizer import sgd
@@ -62,7 +63,11 @@ def new_run(config: TrainConfig, spec: ModelSpec, data: ImageDataset) -> RunStat
     torch.manual_seed(mixed_seed(config.seed, MODEL))
     model = build_model(spec)
     if config.initial is not None:
-        start_from(model, trained_model(config.initial))
+        source = trained_model(config.initial)
+        assert config.held_out is not None
+        for remark in remarks(source, class_names=data.class_names, held_out=config.held_out):
+            print(f"hne-train: --initial {config.initial}: {remark}", file=sys.stderr)
+        start_from(model, source.model, same_classes=source.class_names == data.class_names)
     return RunState(config=config, data=data_card(data), position=Position(), model=model, momentum={})
 
 
@@ -98,7 +103,7 @@ class Trainer:
                 buffer = torch.empty_like(parameter).copy_(state.momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.average = WeightAverage(self.model, decay=config.ema, stored=state.average) if config.ema else None
-        self.teacher = load_teacher(config, self.model.spec, device)
+        self.teacher = load_teacher(config, self.model.spec, state.data, device)
         self._loss_sum = torch.tensor(state.unlogged.loss_sum, device=device)
         self._loss_steps, self._logged = state.unlogged.steps, state.unlogged.seconds
         self._begun = self._moved = self._saved = options.clock()

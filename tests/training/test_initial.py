@@ -1,5 +1,6 @@
 """Starting from a run's or a package's weights: the same network, or an ensemble grown from a single one."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from model_core.package import WEIGHTS
 from model_core.zoo import architecture
 from tests.models import calibrated_model
 from training.errors import ConfigError
-from training.initial import NOISE, start_from
-from training.run_state import trained_model
+from training.initial import NOISE, remarks, start_from
+from training.run_state import Trained, trained_model
 
 SINGLE = (1, 1, 1, 1, 1)
 
@@ -63,7 +64,7 @@ def test_copies_are_moved_by_a_part_of_the_weights_own_scale() -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"classes": 7}, "its weights are of hne_tiny for 7 classes, another network"),
+        ({"input_shape": (3, 64, 64)}, "its weights are of hne_tiny, another network"),
         ({"branching": (1, 2, 2, 2, 6)}, "block 4 has 48 nodes there, which cannot become 16 here"),
     ],
 )
@@ -72,10 +73,53 @@ def test_another_network_is_refused(changes: dict[str, object], fault: str) -> N
         start_from(fresh(), fresh(**changes))
 
 
+@pytest.mark.parametrize("branching", [SINGLE, (1, 2, 2, 2, 2)])
+def test_with_other_classes_all_but_the_classifiers_is_taken_over(branching: tuple[int, ...]) -> None:
+    source, model, untouched = calibrated_model("hne_tiny", branching=branching), fresh(classes=7), fresh(classes=7)
+    start_from(model, source, same_classes=False)
+    grown = fresh()
+    start_from(grown, source)
+    classifier = {"blocks.4.layers.5.2.weight", "blocks.4.layers.5.2.bias"}
+    for name, tensor in model.state_dict().items():
+        expected = untouched if name in classifier else grown
+        if name in classifier or branching != SINGLE:  # where it grows, other noise is drawn
+            assert tensor.equal(expected.state_dict()[name]), name
+    assert classifier < model.state_dict().keys()
+
+
+def test_the_same_number_of_other_classes_keeps_its_classifiers(tiny_model: HierarchicalEnsemble) -> None:
+    model, untouched = fresh(), fresh()
+    start_from(model, tiny_model, same_classes=False)
+    for name, tensor in model.block(4).state_dict().items():
+        expected = untouched if name.startswith("layers.5") else tiny_model
+        assert tensor.equal(expected.block(4).state_dict()[name]), name
+
+
+def test_separate_modules_cannot_grow() -> None:
+    models = [build_model(architecture("hne_transformer", branching=(1, 1, 1, n))) for n in (2, 1)]
+    with pytest.raises(ConfigError, match=r"block 3 has 1 nodes there, which cannot become 2 here: .*ReplicatedBlock"):
+        start_from(*models)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "held_out", "remark"),
+    [
+        (("cat", "dog"), 0.1, None),
+        (("cat", "dog"), 0.2, "it has seen images held out here, .* use --held-out 0.1"),
+        (("dog", "cat"), 0.2, "its classes are others: the classifiers start anew"),
+    ],
+)
+def test_other_data_is_remarked_on(class_names: tuple[str, ...], held_out: float, remark: str | None) -> None:
+    source = Trained(fresh(classes=2), ("cat", "dog"), 0.1)
+    found = list(remarks(source, class_names=class_names, held_out=held_out))
+    assert len(found) == (remark is not None)
+    assert remark is None or re.search(remark, found[0])
+
+
 def test_a_package_is_as_good_a_start_as_the_run_that_it_came_from(
     tiny_package: Path, tiny_model: HierarchicalEnsemble
 ) -> None:
-    torch.testing.assert_close(logits(trained_model(tiny_package)), logits(tiny_model))
+    torch.testing.assert_close(logits(trained_model(tiny_package).model), logits(tiny_model))
 
 
 def test_a_damaged_package_is_no_start(tiny_package: Path, tmp_path: Path) -> None:

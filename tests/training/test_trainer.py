@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -326,3 +327,21 @@ def test_a_teacher_changes_what_is_learnt_and_must_stay_the_same(
         trainer(RunState.load(tmp_path / "taught"), data, tmp_path / "taught")
     with pytest.raises(RunError, match="no trained run there"):
         with_teacher(settings(image_folder, teacher=tmp_path / "none"))
+
+
+@pytest.mark.parametrize("change", [{"class_names": ("green", "blue", "red")}, {"preprocessing": {"mean": (0, 0, 0)}}])
+def test_a_teacher_of_other_classes_or_colours_is_refused(
+    change: dict[str, Any],
+    finished: Path,
+    image_folder: Path,
+    small_spec: ModelSpec,
+    data: ImageDataset,
+    tmp_path: Path,
+) -> None:
+    state = RunState.load(finished)
+    if "preprocessing" in change:
+        change = {"preprocessing": state.data.preprocessing.model_copy(update=change["preprocessing"])}
+    replace(state, data=state.data.model_copy(update=change)).save(tmp_path / "teacher")
+    config = with_teacher(settings(image_folder, teacher=tmp_path / "teacher"))
+    with pytest.raises(RunError, match="its classes or its images' size or colours are not those of this run"):
+        trainer(new_run(config, small_spec, data), data, tmp_path / "run")
