@@ -2,6 +2,7 @@
 see the same pixels of any kind of image."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,8 @@ def test_an_image_is_turned_flattened_and_scaled() -> None:
     "kind", ["turned.png", "turned.jpg", "transparent.png", "palette.gif", "16 bit.png", "plain.bmp"]
 )
 def test_training_and_serving_see_the_same_pixels(kind: str, tmp_path: Path) -> None:
-    image, path, options = picture(40, 36), tmp_path / kind, {}
+    image, path = picture(40, 36), tmp_path / kind
+    options: dict[str, Any] = {}
     if kind.startswith("turned"):
         exif = Image.Exif()
         exif[0x0112] = 6
