@@ -14,7 +14,7 @@ from service.arrival import Arrival, Head
 from service.lifecycle import Service
 from service.problems import CLIENT_LEFT, add_problem_handlers
 
-__all__ = ["create_front"]
+__all__ = ["create_front", "outcome_of"]
 
 DESCRIPTION = """
 Classify images with a hierarchical neural ensemble, **within a budget that you name**: a deadline, a number of FLOPs,
@@ -53,7 +53,7 @@ def create_front(service: Service) -> FastAPI:
 
     def on_end(path: str, head: Head, seconds: float) -> None:
         if path.startswith("/predict"):
-            outcome, over_at = _outcome(head.status), head.arrived_at + seconds
+            outcome, over_at = outcome_of(head.status), head.arrived_at + seconds
             overrun = None if outcome != "answered" or head.due_at is None else max(0.0, over_at - head.due_at)
             service.recorder.request(endpoint=path, outcome=outcome, seconds=seconds, overrun=overrun)
             answered_at = head.ended_at if outcome == "answered" else None
@@ -67,7 +67,7 @@ def create_front(service: Service) -> FastAPI:
     return app
 
 
-def _outcome(status: int | None) -> str:
+def outcome_of(status: int | None) -> str:
     """A status as one of few words for the metrics."""
     if status is None or status == CLIENT_LEFT:
         return "disconnected"

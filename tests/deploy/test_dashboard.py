@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from deploy.grafana.check_queries import DASHBOARD, queries
 from model_core.package import Package
 from service.errors import DrainingError
-from service.front import _outcome
+from service.front import outcome_of
 from service.metrics import Recorder
 from service.request import StopReason
 from service.state import FrontState
@@ -61,9 +61,9 @@ def test_expression_asks_for_exported_metrics(expression: str, exported: dict[st
 
 def test_what_is_alerted_of_is_how_the_service_counts_faults_and_refusals() -> None:
     named = [text for rule in RULES for text in re.findall(r"outcome=~?\"([^\"]+)\"", rule["expr"])]
-    assert {outcome for text in named for outcome in text.split("|")} == {_outcome(500), _outcome(503)}
+    assert {outcome for text in named for outcome in text.split("|")} == {outcome_of(500), outcome_of(503)}
     left_out = {text for rule in RULES for text in re.findall(r"outcome!=\"([^\"]+)\"", rule["expr"])}
-    assert left_out == {_outcome(status) for status in (400, 401, 413, 415, 422)}
+    assert left_out == {outcome_of(status) for status in (400, 401, 413, 415, 422)}
 
 
 def test_bucket_that_stands_for_on_time_exists(tiny_package: Path) -> None:
