@@ -66,7 +66,7 @@ class Local:
             clock=time.monotonic,
             seconds=limits.profile_seconds,
         )
-        self.profile = Profile(self.tree, timings, max_batch=self.max_batch)
+        self.profile = Profile(self.tree, timings, max_batch=self.max_batch, pads=self.runner.pads)
         self._images = _normalised(self.package, settings, images)
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["draw_burst", "draw_overload"]
+__all__ = ["draw_burst", "draw_latency", "draw_overload"]
 
 Row = dict[str, Any]
 
@@ -56,6 +56,39 @@ def draw_burst(series: Sequence[Sequence[Row]], start: float, stop: float, path:
         axis.axvspan(start, stop, color="0.9")
         axis.set(ylabel=text, ylim=(0, None))
     axes[-1].set_xlabel("seconds, by intended send time")
+    _save(figure, path)
+
+
+def draw_latency(rows: Sequence[Row], device: str, path: Path) -> None:
+    """Milliseconds over the ensemble size, a colour for each batch, a column for each precision."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator
+
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
+    batches = list(dict.fromkeys(row["batch"] for row in rows))
+    styles = {"wide": ("one segment", "-"), "steps": ("steps", "--"), "eager": ("without graphs", ":")}
+    figure = Figure(figsize=(4.5 * len(precisions) + 1.5, 4.5), layout="constrained")
+    axes = figure.subplots(1, len(precisions), sharey=True, squeeze=False)[0]
+    for axis, precision in zip(axes, precisions, strict=True):
+        for number, batch in enumerate(batches):
+            own = [row for row in rows if (row["precision"], row["batch"]) == (precision, batch)]
+            sizes = [row["N"] for row in own]
+            for way, (_, style) in styles.items():
+                axis.plot(sizes, [row[f"{way} ms"] for row in own], style, color=f"C{number}", marker=".")
+            axis.plot(sizes, [row["grouped ms"] or float("nan") for row in own], "x", color=f"C{number}")
+        axis.set(xscale="log", yscale="log", xlabel="ensemble size N", title=precision)
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+    axes[0].set_ylabel("milliseconds")
+    legend = [Line2D([], [], color=f"C{number}", label=f"batch {batch}") for number, batch in enumerate(batches)]
+    for name, style in styles.values():
+        legend += axes[0].plot([], [], style, color="0.3", label=name)
+    legend += [Line2D([], [], color="0.3", linestyle="", marker="x", label="grouped form, compiled")]
+    figure.legend(handles=legend, loc="outside right upper", fontsize="small")
+    figure.suptitle(device, size="small")
     _save(figure, path)
 
 

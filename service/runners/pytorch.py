@@ -46,6 +46,8 @@ WARM_UP = 2
 class PyTorchRunner:
     """Computes all segments of a package's model, from its weights.
 
+    `graphs` is for comparison: without, a GPU is told of every kernel anew. A CPU has none.
+
     `precision` is what weights and activations are held and computed in; logits come back in float32. Half of it is
     held against float32 on noise first: weights may be too large for float16, or too fine for bfloat16.
 
@@ -55,7 +57,13 @@ class PyTorchRunner:
     """
 
     def __init__(
-        self, package: Package, *, device: str = "cuda", precision: str = "float32", max_batch: int = 128
+        self,
+        package: Package,
+        *,
+        device: str = "cuda",
+        precision: str = "float32",
+        max_batch: int = 128,
+        graphs: bool = True,
     ) -> None:
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise SettingsError(
@@ -65,7 +73,7 @@ class PyTorchRunner:
             )
         self.name = f"pytorch-{device}"
         self.max_batch = max_batch
-        self.pads = torch.device(device).type == "cuda"
+        self.pads = graphs and torch.device(device).type == "cuda"
         self._device, self._dtype = torch.device(device), PRECISIONS[precision]
         self._package = package
         self._input_shape = package.manifest.spec.input_shape
@@ -101,7 +109,7 @@ class PyTorchRunner:
             }
         except torch.OutOfMemoryError as error:
             raise SettingsError(f"max_active: there is no memory for {slots} slots ({first_line(error)})") from error
-        if self._device.type == "cuda":
+        if self.pads:
             try:
                 self._capture()
             except RuntimeError as error:
@@ -115,10 +123,7 @@ class PyTorchRunner:
         """See `Runner.run`."""
         batch = batch_of(rows)
         try:
-            if self._device.type == "cuda":
-                plan = self._plans[segment, 1 << (batch - 1).bit_length()]
-            else:
-                plan = self._plan(segment, batch)
+            plan = self._plans[segment, 1 << (batch - 1).bit_length()] if self.pads else self._plan(segment, batch)
             plan.fill(rows, images)
             logits: Array = plan().narrow(1, 0, batch).cpu().numpy()  # waits for the device
         except RuntimeError as error:
