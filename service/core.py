@@ -176,7 +176,9 @@ class Core:
         out_of_time = False
         for position, request in self.ledger.release(batch):
             if not math.isfinite(confidences[position]):  # too large for half a precision, or weights that are broken
-                updates += self._end([request], StopReason.ERROR, self._no_number(batch.segment))
+                error = RunnerError(self._package.step(batch.segment.start), "its logits are no numbers for an image")
+                logger.error("%s", error)
+                updates += self._end([request], StopReason.ERROR, error)
                 continue
             first_at = now
             if request.latest is None:
@@ -249,9 +251,6 @@ class Core:
             and len(self.ledger) == len(requests)
             and all(request.submitted_at > through_at for request in requests)
         )
-
-    def _no_number(self, segment: Segment) -> RunnerError:
-        return RunnerError(self._package.step(segment.start), "its logits are no numbers for this image")
 
     def _full(self) -> QueueFullError:
         return QueueFullError(self._seconds_until(1 if self._pool.available else self._tree.leaves))

@@ -25,12 +25,14 @@ from service.logs import complain, configure_logging
 from service.metrics import Recorder
 from service.settings import Settings
 
-__all__ = ["DRAINED", "FLUSH_SECONDS", "READY", "run_engine"]
+__all__ = ["DRAINED", "FLUSH_SECONDS", "LOST", "READY", "run_engine"]
 
 READY = b"ready"
 """The engine serves, and all API processes know."""
 DRAINED = b"drained"
 """Everyone has been answered."""
+LOST = b"lost"
+"""So they have, because the engine has ended by a fault."""
 FLUSH_SECONDS = 2.0
 """How long the last answers may wait for an API process that does not read."""
 LOOK_SECONDS = 0.1
@@ -58,7 +60,7 @@ def run_engine(settings: Settings, address: str, supervisor: Connection) -> None
     with Host(engine, recorder, package, address) as host:
         healthy = _serve(engine, host, settings, supervisor)
         with suppress(OSError):  # the supervisor is gone already
-            supervisor.send_bytes(DRAINED)
+            supervisor.send_bytes(DRAINED if healthy else LOST)
             supervisor.poll(None)  # until it closes the pipe: the API processes still count what they answered
     engine.close()
     if not healthy:

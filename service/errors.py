@@ -13,6 +13,7 @@
     ├── UnavailableError       a good request at a bad moment: the client may try again
     │   ├── QueueFullError     every waiting place is taken; says when to come back
     │   ├── StartingError      the model is not loaded and measured yet
+    │   ├── EngineBusyError    the engine process does not answer a question
     │   ├── EngineLostError    the engine has ended by a fault; the service ends, to be started again
     │   └── DrainingError      the service is shutting down
     └── DeadlineMissedError    no network could be computed by the deadline
@@ -27,6 +28,7 @@ __all__ = [
     "BudgetError",
     "DeadlineMissedError",
     "DrainingError",
+    "EngineBusyError",
     "EngineLostError",
     "FormatError",
     "InvalidError",
@@ -109,6 +111,13 @@ class StartingError(UnavailableError):
 
     def __init__(self) -> None:
         super().__init__("the service is starting")
+
+
+class EngineBusyError(UnavailableError):
+    """The engine process does not answer a question."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine process does not answer")
 
 
 class EngineLostError(UnavailableError):

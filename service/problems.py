@@ -20,6 +20,7 @@ from service.errors import (
     BudgetError,
     DeadlineMissedError,
     DrainingError,
+    EngineBusyError,
     EngineLostError,
     FormatError,
     InvalidError,
@@ -80,6 +81,7 @@ KINDS: dict[type[ServiceError], _Kind] = {
     QueueFullError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "queue-full", "The queue is full"),
     StartingError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "starting", "The service is starting"),
     DrainingError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "draining", "The service is shutting down"),
+    EngineBusyError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "engine-busy", "The engine is busy"),
     EngineLostError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "engine-lost", "The engine has ended"),
     DeadlineMissedError: _Kind(HTTPStatus.GATEWAY_TIMEOUT, "deadline-missed", "No prediction in time"),
     ServiceError: _Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The service failed"),
@@ -145,7 +147,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, QueueFullError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if isinstance(error, StartingError | DrainingError | EngineLostError):
+    if isinstance(error, StartingError | DrainingError | EngineBusyError | EngineLostError):
         headers["Retry-After"] = str(RETRY_AFTER)
     if isinstance(error, DrainingError):
         headers["Connection"] = "close"  # which this process is about to do

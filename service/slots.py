@@ -64,11 +64,16 @@ class SlotPool:
 
     def add_logits(self, rows: Rows, logits: Array) -> None:
         """Add leaves' logits (w, B, K)."""
-        self._logit_sums[rows] += logits[0] if len(logits) == 1 else logits.sum(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._logit_sums[rows] += logits[0] if len(logits) == 1 else logits.sum(axis=0)
 
     def probabilities(self, rows: Rows, size: int, temperature: float) -> Array:
-        """softmax(y_n / T), (B, K), at ensemble size n; y_n is the mean of the n leaves' logits."""
-        logits = self._logit_sums[rows] / np.float32(size * temperature)
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        """softmax(y_n / T), (B, K), at ensemble size n; y_n is the mean of the n leaves' logits.
+
+        NaN for logits that are not finite.
+        """
+        with np.errstate(invalid="ignore"):
+            logits = self._logit_sums[rows] / np.float32(size * temperature)
+            exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            probabilities: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
         return probabilities

@@ -34,6 +34,7 @@ __all__ = ["serve_in_processes"]
 
 HANG_SECONDS = 30
 """An API process that does not react for so long is replaced as well, whenever another one is."""
+LAST_WORDS = (engine_process.DRAINED, engine_process.LOST)
 END_SECONDS = 5.0
 """What a process may take to end beyond the time to answer."""
 
@@ -104,8 +105,9 @@ class Supervisor(Multiprocess):
         match self._word(0):
             case engine_process.READY:
                 welcome(self._package, self._listening)
-            case engine_process.DRAINED:
-                complain("the engine process was told to end", 1)
+            case engine_process.DRAINED | engine_process.LOST as word:
+                if word == engine_process.DRAINED:  # otherwise it says why itself
+                    complain("the engine process was told to end", 1)
                 self._drained = True
                 self._fail()
                 return
@@ -121,7 +123,7 @@ class Supervisor(Multiprocess):
         if self._engine.is_alive() and not self._drained:
             self._engine.terminate()
             until = time.monotonic() + self._settings.drain_seconds + engine_process.FLUSH_SECONDS + END_SECONDS
-            while (word := self._word(until - time.monotonic())) is not None and word != engine_process.DRAINED:
+            while (word := self._word(until - time.monotonic())) is not None and word not in LAST_WORDS:
                 pass
         super().terminate_all()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from model_core.zoo import ARCHITECTURES
 from training.config import TrainConfig, settings
 
 __all__ = ["add_places", "add_settings", "chosen_settings", "integers", "positive"]
@@ -21,7 +22,7 @@ def add_settings(group: argparse._ArgumentGroup, *, without: Collection[str] = (
         if item.name in without or not helps[item.name].flag:
             continue
         kinds = [kind for kind in get_args(hints[item.name]) or (hints[item.name],) if kind is not NoneType]
-        help = helps[item.name].help
+        help = helps[item.name].help.replace("{architectures}", ", ".join(ARCHITECTURES))
         if item.default is not None:
             help += f" (default: {item.default})"
         choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else None

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from model_core.zoo import ARCHITECTURES
 from training.errors import ConfigError
 
 __all__ = ["DatasetName", "LossName", "Mixing", "NodeRates", "Precision", "Prefixes", "TrainConfig", "settings"]
@@ -27,7 +26,6 @@ NodeRates = Literal["own", "same"]
 Mixing = Literal["off", "mixup", "cutmix"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["bf16", "float32"]
-ARCHITECTURE = f"architecture: {', '.join(ARCHITECTURES)}"
 PRECISION = (
     "bf16 autocast or float32, whose convolutions on a GPU are TF32; unless told, hne-train train takes float32 where "
     "the processor has no bf16 instructions"
@@ -44,7 +42,8 @@ PAPER: Mapping[DatasetName, dict[str, Any]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a field is for, as its flag's help. A free field may change on resuming; it does not decide the weights."""
+    """What a field is for, as its flag's help, where {architectures} stands for all that are known. A free field may
+    change on resuming; it does not decide the weights."""
 
     help: str
     free: bool = False
@@ -60,7 +59,7 @@ class TrainConfig:
         ConfigError: a value is out of range.
     """
 
-    architecture: Annotated[str, Setting(ARCHITECTURE)] = "hne_small"
+    architecture: Annotated[str, Setting("architecture: {architectures}")] = "hne_small"
     branching: Annotated[
         tuple[int, ...] | None,
         Setting("another tree: a branching factor per block, such as 1,1,1,16,1 (default: the architecture's)"),

@@ -4,11 +4,12 @@ TrainingError
 ├── ConfigError     a setting, or a combination of settings, makes no sense
 ├── DataError       a dataset is missing, empty or unreadable
 ├── RunError        a run cannot be started, resumed, continued or evaluated
-│   └── BusyError   another process trains it
+│   ├── BusyError       another process trains it
+│   └── DivergedError   its numbers are not finite any more
 └── ExportError     a model cannot be made into a package
 """
 
-__all__ = ["BusyError", "ConfigError", "DataError", "ExportError", "RunError", "TrainingError"]
+__all__ = ["BusyError", "ConfigError", "DataError", "DivergedError", "ExportError", "RunError", "TrainingError"]
 
 
 class TrainingError(Exception):
@@ -24,11 +25,15 @@ class DataError(TrainingError):
 
 
 class RunError(TrainingError):
-    """A run folder that is in the way, absent, or belongs to other settings; or a training that diverged."""
+    """A run folder that is in the way, absent, or belongs to other settings."""
 
 
 class BusyError(RunError):
     """A run that another process is training."""
+
+
+class DivergedError(RunError):
+    """A training whose numbers are not finite any more: it ends so again, wherever it is resumed."""
 
 
 class ExportError(TrainingError):

@@ -43,7 +43,8 @@ def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble, *, sam
         ConfigError: the models' blocks differ, or the other tree is no part of this one.
     """
     ours, theirs = model.spec, source.spec
-    if ours.replace(name=theirs.name, branching=theirs.branching, classes=theirs.classes) != theirs:
+    free = {"name", "branching", "classes"}
+    if model.tree.blocks != source.tree.blocks or ours.model_dump(exclude=free) != theirs.model_dump(exclude=free):
         raise ConfigError(f"--initial: its weights are of {theirs.name}, another network")
     with torch.device("meta"):
         classes = ours.classes if same_classes and ours.classes == theirs.classes else ours.classes + 1

@@ -33,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
     with file:
         if sys.platform != "win32":
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers inherit
+            except (BlockingIOError, PermissionError) as error:
                 raise BusyError(f"{folder}: is being trained by another process") from error
         yield

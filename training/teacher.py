@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model_core.errors import CheckpointError
 from model_core.package import Preprocessing, digest
 from model_core.spec import ModelSpec
 from training.config import TrainConfig
@@ -42,7 +43,10 @@ def load_teacher(
     """
     if config.teacher is None:
         return None
-    stored = RunState.load(config.teacher)
+    try:
+        stored = RunState.load(config.teacher)
+    except CheckpointError as error:
+        raise RunError(f"--teacher {config.teacher}: {error}") from error
     if stored.sha256 != config.teacher_sha256:
         raise RunError(f"--teacher {config.teacher}: its weights are not those that the run was started with")
     teacher = stored.result().to(device).to(memory_format=torch.channels_last)
@@ -61,7 +65,7 @@ def load_teacher(
 
 
 def _alike(one: Preprocessing, other: Preprocessing) -> bool:
-    """Whether two networks can see the same pixels; statistics of other held-out images differ a little."""
+    """Whether two networks can see the same pixels; those of other training images differ a little."""
     pairs = zip((*one.mean, *one.std), (*other.mean, *other.std), strict=True)
     return one.resize_shorter_side == other.resize_shorter_side and all(abs(a - b) < TOLERANCE for a, b in pairs)
 

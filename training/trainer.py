@@ -23,7 +23,7 @@ from model_core.spec import ModelSpec
 from training.averaging import WeightAverage
 from training.config import TrainConfig
 from training.data import ImageDataset
-from training.errors import ConfigError, RunError
+from training.errors import ConfigError, DivergedError
 from training.evaluation import leaf_logits, prefix_accuracies
 from training.initial import remarks, start_from
 from training.losses import objective, prefix_sizes
@@ -115,7 +115,7 @@ class Trainer:
             Whether the run is complete.
 
         Raises:
-            RunError: the weights or the losses are no finite numbers any more.
+            DivergedError: the weights or the losses are no finite numbers any more.
             DataError: an image cannot be read.
         """
         self._begun = self._saved = self.options.clock()
@@ -196,7 +196,7 @@ class Trainer:
         """Write the run's state to disk.
 
         Raises:
-            RunError: its numbers are not finite; the state that was saved before stays.
+            DivergedError: its numbers are not finite; the state that was saved before stays.
         """
         self._check_finite()
         parameters = dict(self.model.named_parameters())
@@ -247,7 +247,7 @@ class Trainer:
             return
         out, done = self.options.out, self.position.epoch * self.steps_per_epoch + self.position.step
         kept = "the last sound state is kept" if (out / STATE_FILE).exists() else "nothing was saved"
-        raise RunError(
+        raise DivergedError(
             f"{out}: diverged by step {done}, its numbers are not finite; {kept}; start anew with a lower --lr"
         )
 

@@ -10,7 +10,7 @@ that is never copied into a head: the image of a `Submit` as raw float32, the pr
     Ready                        ->
     Submit + image               ->
                                  <-        News + probabilities: all of one engine step; empty ones are heartbeats
-    Notes                        ->        (what is cancelled, what is to be counted)
+    Notes                        ->        (what is cancelled, what is to be counted, how this side is doing)
     AskState, AskFigures         ->
                                  <-        State, Figures + text, or NoAnswer
 

@@ -38,9 +38,10 @@ from service.channel.messages import (
     decode_from_engine,
     encode,
 )
+from service.channel.questions import Answer, Questions
 from service.channel.reports import NOTES_SECONDS, Reports
 from service.client import Admitted, Exposition, Heard, Listener
-from service.errors import DrainingError, EngineLostError, QueueFullError, ServiceError, StartingError
+from service.errors import DrainingError, EngineBusyError, EngineLostError, QueueFullError, ServiceError, StartingError
 from service.request import Budget, Failure, Refinement, StopReason, Ticket
 from service.state import EngineState
 
@@ -51,8 +52,6 @@ NEWS_LIMIT = 64
 SUBMIT_LIMIT = 256
 """Requests that may be on their way before more are refused."""
 RETRY_AFTER = 1.0
-ANSWER_SECONDS = 5.0
-"""How long an answer is waited for."""
 LINGER_MS = 1000
 """What is said last is given so long to arrive."""
 
@@ -73,7 +72,7 @@ class RemoteEngine:
         self._numbers = count()
         self._active: dict[int, tuple[Ticket, Refinement | None]] = {}
         """Requests that have not ended, with their latest refinement."""
-        self._questions: dict[int, asyncio.Future[EngineState | Exposition]] = {}
+        self._questions = Questions()
         self._cancelled: list[int] = []
         self._flush: asyncio.Handle | None = None
         self._flush_at = 0.0
@@ -164,11 +163,13 @@ class RemoteEngine:
                 case Welcome(sha256):
                     self._greet(sha256)
                 case State(number, state):
-                    self._answer(number, state)
+                    self._questions.answer(number, state)
                 case Figures(number, content_type):
-                    self._answer(number, Exposition(body[0].bytes, content_type))
+                    self._questions.answer(number, Exposition(body[0].bytes, content_type))
                 case NoAnswer(number):
-                    self._answer(number, ServiceError("the engine process could not answer; its log says why"))
+                    self._questions.answer(
+                        number, ServiceError("the engine process could not answer; its log says why")
+                    )
 
     def _greet(self, sha256: str) -> None:
         if sha256 != self._sha256:
@@ -239,38 +240,20 @@ class RemoteEngine:
                 heard.append((ticket, replace(latest, stop_reason=StopReason.ERROR, ended_at=at)))
         if heard:
             self._listener(heard)
-        for number in list(self._questions):
-            self._answer(number, self.failure)
+        self._questions.give_up(self.failure)
         self._welcome.set()
 
     # Ask
 
-    async def _ask(self, question: Question) -> EngineState | Exposition:
+    async def _ask(self, question: Question) -> Answer:
         if self.failure is not None:
             raise self.failure
         if not self._welcome.is_set():
             raise StartingError
-        self._send_notes()  # an answer holds what this process has counted itself
+        self._send_notes(always=True)  # an answer holds what this process has counted itself, and how it is doing
         if not self._send(question):
-            raise QueueFullError(RETRY_AFTER)
-        future: asyncio.Future[EngineState | Exposition] = asyncio.get_running_loop().create_future()
-        self._questions[question.number] = future
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await future
-        except TimeoutError as error:  # it takes no questions from a process that has much to read
-            raise QueueFullError(RETRY_AFTER) from error
-        finally:
-            del self._questions[question.number]
-
-    def _answer(self, number: int, answer: EngineState | Exposition | ServiceError) -> None:
-        future = self._questions.get(number)
-        if future is None or future.done():
-            return
-        if isinstance(answer, ServiceError):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+            raise EngineBusyError
+        return await self._questions.wait(question.number)
 
     # Send
 
@@ -284,11 +267,11 @@ class RemoteEngine:
             self._flush.cancel()
         self._flush, self._flush_at = loop.call_at(due, self._send_notes), due
 
-    def _send_notes(self) -> None:
+    def _send_notes(self, *, always: bool = False) -> None:
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
-        if self.failure is not None or not (self._cancelled or self.recorder.events):
+        if self.failure is not None or not (always or self._cancelled or self.recorder.events):
             return
         if self._send(Notes(self._cancelled, list(self.recorder.events), self.recorder.front())):
             self._cancelled = []

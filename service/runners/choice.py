@@ -6,7 +6,7 @@ import ctypes
 import logging
 
 from model_core.package import Package
-from service.errors import RunnerError, SettingsError
+from service.errors import RunnerError, ServiceError, SettingsError
 from service.runners.base import Runner
 from service.runners.devices import EXTRA, Device
 from service.runners.names import Precision, RunnerName
@@ -37,12 +37,16 @@ def choose_runner(
             return OnnxRunner(package, threads=threads, wide=True, device=Device.CUDA)
         case "cuda":
             return _pytorch(package, precision, max_batch)
+    refusal: ServiceError | None = None
     if _has_driver():
         for candidate in ("cuda", "onnx-cuda"):
             try:
                 return choose_runner(package, candidate, threads=threads, precision=precision, max_batch=max_batch)
             except (RunnerError, SettingsError) as error:
                 logger.warning("not serving with %s: %s", candidate, error)
+                refusal = refusal or error
+    if refusal is not None and precision != "float32":
+        raise refusal
     return choose_runner(package, "cpu", threads=threads, precision=precision)
 
 

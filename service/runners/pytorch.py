@@ -81,7 +81,9 @@ class PyTorchRunner:
             model, _ = load_checkpoint(package.weights)
         except ModelError as error:
             raise RunnerError(package.weights, str(error)) from error
-        if self._dtype is torch.float32:  # and not TF32, which convolutions would take by default
+        if (
+            self._device.type == "cuda" and self._dtype is torch.float32
+        ):  # and not TF32, which convolutions would take by default
             torch.backends.cudnn.allow_tf32 = False
         expected = None if self._dtype is torch.float32 else self._logits_of_noise(folded(model))
         try:

@@ -6,14 +6,15 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from httpx_sse import aconnect_sse
 
+from service.engine import HOPELESS, HOPELESS_SECONDS
 from tests.e2e.servers import launched, server, wait_until_ready
 
 pytestmark = pytest.mark.anyio
@@ -136,9 +137,10 @@ async def test_sigterm_under_load_leaves_no_request_without_an_answer(tiny_packa
 
 def test_an_engine_that_breaks_ends_the_service(tiny_package: Path, photo: bytes) -> None:
     with launched(tiny_package, program=BREAKING) as process:
-        with httpx.Client(base_url=wait_until_ready(process), timeout=PATIENCE) as client, suppress(httpx.HTTPError):
-            while client.post("/predict", files={"file": photo}).status_code != 503:
-                pass
+        with httpx.Client(base_url=wait_until_ready(process), timeout=PATIENCE) as client:
+            for _ in range(HOPELESS):
+                assert client.post("/predict", files={"file": photo}).status_code == 500
+                time.sleep(HOPELESS_SECONDS / (HOPELESS - 1))
         assert process.wait(PATIENCE) == 1
         assert process.stderr is not None
         assert process.stderr.read().endswith("hne-serve: the engine has ended by a fault; the log says which\n")

@@ -188,6 +188,7 @@ async def test_on_a_device_that_breaks_everyone_fails_and_is_counted(serving: An
         with served.brake.broken_from(3):
             answer = (await served.client.post("/predict", content=photo, headers=JPEG)).json()
             assert (answer["ensemble_size"], answer["stop_reason"]) == (3, "error")
+        assert (await served.client.post("/predict", content=photo, headers=JPEG)).status_code == 200
         with served.brake.broken_from(0):
             for path in ("/predict", "/predict/stream"):
                 failed = await served.client.post(path, content=photo, headers=JPEG)

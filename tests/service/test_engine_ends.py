@@ -64,11 +64,13 @@ def test_a_step_that_fails_ends_its_batch_and_nothing_else(bench: Bench) -> None
     assert bench.engine.snapshot().active == 0
 
 
-def test_an_image_whose_logits_are_no_numbers_fails_alone(bench: Bench) -> None:
-    broken = bench.engine.submit(np.full_like(images(1)[0], np.nan), Budget(), bench.listen)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("pixel", [np.nan, np.inf, 3e38])
+def test_an_image_whose_logits_are_no_numbers_fails_alone(bench: Bench, pixel: float) -> None:
+    broken = bench.engine.submit(np.full_like(images(1)[0], pixel), Budget(), bench.listen)
     ticket = bench.engine.submit(images(1)[0], Budget(), bench.listen)
     bench.run()
-    assert str(bench.failure(broken).error).endswith("00.onnx: its logits are no numbers for this image")
+    assert str(bench.failure(broken).error).endswith("00.onnx: its logits are no numbers for an image")
     assert bench.last(ticket).stop_reason is StopReason.COMPLETE
     assert bench.engine.snapshot().active == 0
 

@@ -15,9 +15,9 @@ import pytest
 
 from model_core.package import Package
 from model_core.zoo import ARCHITECTURES
+from tests.training.elsewhere import trained_elsewhere
 from training.cli import main
 from training.config import TrainConfig, settings
-from training.lock import locked
 from training.run_state import STATE_FILE, RunState
 
 
@@ -120,11 +120,11 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_exit_code_2(
 def test_a_run_is_trained_by_one_process_at_a_time(
     run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with locked(run):
+    with trained_elsewhere(run):
         assert main(["train", "--resume", "--out", str(run)]) == 2
         assert f"{run}: is being trained by another process" in capsys.readouterr().err
         assert main(["evaluate", "--run", str(run)]) == 0
-    assert main(["train", "--resume", "--out", str(run)]) == 0
+    assert main(["train", "--resume", "--out", str(run)]) == 0, "its lock has gone with it"
 
 
 @pytest.mark.parametrize("arguments", ["", "train", "train --out x --epochs many", "train --out x --branching 1;2"])

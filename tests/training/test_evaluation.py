@@ -69,13 +69,15 @@ def test_a_model_that_gives_no_numbers_has_no_figures(data: ImageDataset, small_
         evaluate(broken, data)
 
 
-def test_figures_are_of_float32_and_not_of_tf32(data: ImageDataset, small_spec: ModelSpec) -> None:
+def test_figures_are_of_float32_and_not_of_tf32(
+    data: ImageDataset, small_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     model, allowed = build_model(small_spec), []
     model.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
-    before = torch.backends.cudnn.allow_tf32
     evaluate(model, data)
     assert set(allowed) == {False}
-    assert torch.backends.cudnn.allow_tf32 == before
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_every_size_has_its_cost_accuracy_and_diversity(model: HierarchicalEnsemble, data: ImageDataset) -> None:

@@ -73,6 +73,11 @@ def test_another_network_is_refused(changes: dict[str, object], fault: str) -> N
         start_from(fresh(), fresh(**changes))
 
 
+def test_a_network_of_another_family_is_refused_as_such() -> None:
+    with pytest.raises(ConfigError, match="its weights are of hne_transformer, another network"):
+        start_from(fresh(), build_model(architecture("hne_transformer")))
+
+
 @pytest.mark.parametrize("branching", [SINGLE, (1, 2, 2, 2, 2)])
 def test_with_other_classes_all_but_the_classifiers_is_taken_over(branching: tuple[int, ...]) -> None:
     source, model, untouched = calibrated_model("hne_tiny", branching=branching), fresh(classes=7), fresh(classes=7)

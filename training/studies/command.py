@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from training.arguments import add_settings, chosen_settings, integers, positive
-from training.errors import RunError
+from training.errors import DivergedError, RunError
 from training.run import dataset_name
 from training.signals import stop_signals
 from training.studies.catalog import STUDIES, study_named
@@ -71,6 +71,7 @@ def _study(parsed: argparse.Namespace) -> int:
     place = parsed.out / re.sub(r"[^a-z0-9]+", "-", dataset_name(protocol.base).lower()).strip("-")
     runs = study.runs(protocol)
     received: list[int] = []
+    diverged: DivergedError | None = None
     if not parsed.only_draw:
         with stop_signals() as received:
             conduct = Conduct(
@@ -80,11 +81,16 @@ def _study(parsed: argparse.Namespace) -> int:
                 max_seconds=None if parsed.max_minutes is None else parsed.max_minutes * 60,
                 stop_requested=lambda: bool(received),
             )
-            conduct.finish(runs)
+            try:
+                conduct.finish(runs)
+            except DivergedError as error:
+                diverged = error
     _write(study, protocol, place)
     finished = sum(load_record(run, place / RUNS) is not None for run in runs)
     if parsed.only_draw and not finished:
         raise RunError(f"{place / RUNS}: no run of {study.name} is finished; leave --only-draw out to train them")
+    if diverged is not None:
+        raise diverged
     if finished < len(runs):
         print(f"{study.name}: {finished} of {len(runs)} runs are finished; the same command continues")
     return 128 + received[0] if received else 0

@@ -16,7 +16,7 @@ from typing import Any
 
 from training.config import TrainConfig
 from training.data import ImageDataset
-from training.errors import BusyError, RunError
+from training.errors import BusyError, DivergedError, RunError
 from training.lock import locked
 from training.run import advise, begin, device_of, evaluate_run, open_data, spec_of
 from training.run_state import STATE_FILE, RunState
@@ -41,14 +41,17 @@ class Conduct:
     _datasets: dict[tuple[object, ...], ImageDataset] = field(default_factory=dict)
 
     def finish(self, runs: Sequence[PlannedRun]) -> bool:
-        """Finish them in order, or until stopped; those that another process is training are left to it.
+        """Finish them in order, or until stopped; those that another process is training are left to it, and one that
+        diverges does not keep the others.
 
         Returns:
             Whether all are finished.
 
         Raises:
             RunError: a folder holds a run of other settings or data.
+            DivergedError: a run has diverged; the others are finished.
         """
+        diverged: DivergedError | None = None
         end = None if self.max_seconds is None else self.clock() + self.max_seconds
         missing = [run for run in runs if load_record(run, self.folder) is None]
         for number, run in enumerate(missing, len(runs) - len(missing) + 1):
@@ -62,8 +65,14 @@ class Conduct:
             except BusyError as error:
                 print(f"hne-train: {error}; going on with the next", file=sys.stderr)
                 continue
+            except DivergedError as error:
+                print(f"hne-train: {error}; going on with the next", file=sys.stderr)
+                diverged = error
+                continue
             if not finished:
                 return False
+        if diverged is not None:
+            raise diverged
         return all(load_record(run, self.folder) is not None for run in runs)
 
     def _finish(self, run: PlannedRun, end: float | None) -> bool:

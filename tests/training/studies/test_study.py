@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from model_core.package import digest
+from tests.training.elsewhere import trained_elsewhere
 from training.cli import main
-from training.lock import locked
+from training.errors import DivergedError
 from training.run_state import STATE_FILE, RunState
 from training.studies.catalog import study_named
 from training.studies.study import Protocol
+from training.trainer import Trainer
 
 SETTINGS = "--dataset folder --epochs 2 --batch-size 24 --precision float32 --device cpu --threads 1"
 
@@ -144,7 +146,7 @@ def test_a_run_that_another_process_trains_is_left_to_it_and_so_is_what_needs_it
     (first,) = tmp_path.glob("*/runs/*")
     assert RunState.load(first).config.loss == "hd"
     single = next(run for run in study_named("grown").runs(protocol(image_folder)) if run.config.loss == "i")
-    with locked(first.with_name(single.name)):
+    with trained_elsewhere(first.with_name(single.name)):
         assert main(study("grown", image_folder, tmp_path)) == 0
     told = capsys.readouterr()
     assert f"{single.name}: is being trained by another process; going on with the next" in told.err
@@ -152,6 +154,24 @@ def test_a_run_that_another_process_trains_is_left_to_it_and_so_is_what_needs_it
     assert "grown: 1 of 3 runs are finished; the same command continues" in told.out
     assert main(study("grown", image_folder, tmp_path)) == 0
     assert "INCOMPLETE" not in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_does_not_keep_the_others(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(self: Trainer) -> bool:
+        if self.config.loss == "s":
+            raise DivergedError(f"{self.options.out}: diverged by step 1")
+        return trained(self)
+
+    trained = Trainer.train
+    monkeypatch.setattr(Trainer, "train", diverging)
+    assert main(study("table1", image_folder, tmp_path)) == 2
+    told = capsys.readouterr()
+    assert told.err.count("diverged by step 1; going on with the next\n") == 1
+    assert told.err.endswith("diverged by step 1\n")
+    assert len(list(tmp_path.glob("*/runs/*/evaluation.json"))) == 2
+    assert len(list(tmp_path.glob("*/table1.md"))) == 1
 
 
 def test_nothing_to_draw_and_a_foreign_run_are_refused(
