@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 
 from model_core.spec import ModelSpec, Row
+from tests.training.runs import CPU, settings, trainer
+from training.data import ImageDataset, load_dataset
+from training.trainer import new_run
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +45,18 @@ def small_spec() -> ModelSpec:
             (Row("resnet+branching", 2, 1, 16), Row("classifier", 1, 1, 0)),
         ),
     )
+
+
+@pytest.fixture(scope="module")
+def data(image_folder: Path) -> ImageDataset:
+    return load_dataset(settings(image_folder), size=(16, 16), device=CPU)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a run that was never interrupted."""
+    out = tmp_path_factory.mktemp("run")
+    assert trainer(new_run(settings(image_folder), small_spec, data), data, out).train()
+    return out

@@ -14,17 +14,10 @@ from model_core.build import build_model
 from model_core.costs import count_costs
 from model_core.grouped import HierarchicalEnsemble
 from model_core.spec import ModelSpec
-from training.config import TrainConfig
-from training.data import ImageDataset, load_dataset
+from training.data import ImageDataset
 from training.errors import RunError
 from training.evaluation import Evaluation, evaluate, leaf_logits, prefix_accuracies
 from training.plots import plot_evaluation
-
-
-@pytest.fixture(scope="module")
-def data(image_folder: Path) -> ImageDataset:
-    config = TrainConfig(dataset="folder", data=image_folder).resolved()
-    return load_dataset(config, size=(16, 16), device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +13,7 @@ from torch import Tensor
 from model_core.checkpoint import read_tensors, write_tensors
 from model_core.errors import CheckpointError
 from model_core.spec import ModelSpec
-from training.config import TrainConfig
+from tests.training.runs import CPU, STEPS, after, assert_same_state, read_log, settings, trainer
 from training.data import ImageDataset, load_dataset
 from training.errors import ConfigError, DataError, RunError
 from training.evaluation import leaf_logits, prefix_accuracies
@@ -26,65 +21,9 @@ from training.images import FileImages
 from training.progress import LOG_FILE
 from training.run_state import STATE_FILE, RunState
 from training.schedule import learning_rate
-from training.teacher import with_teacher
-from training.trainer import RunOptions, Trainer, new_run
-
-CPU = torch.device("cpu")
-EPOCHS, STEPS = 2, 5
-"""54 training images make 5 batches of 10."""
-
-
-def settings(folder: Path, **changes: object) -> TrainConfig:
-    values = {"dataset": "folder", "data": folder, "epochs": EPOCHS, "batch_size": 10, "device": "cpu", "seed": 3}
-    return TrainConfig(**{**values, **changes}).resolved()  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def data(image_folder: Path) -> ImageDataset:
-    return load_dataset(settings(image_folder), size=(16, 16), device=CPU)
-
-
-@pytest.fixture(scope="module")
-def finished(
-    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The folder of a run that was never interrupted."""
-    out = tmp_path_factory.mktemp("run")
-    assert trainer(new_run(settings(image_folder), small_spec, data), data, out).train()
-    return out
-
-
-def trainer(state: RunState, data: ImageDataset, out: Path, **options: object) -> Trainer:
-    ticks = count()
-    values = {"out": out, "clock": lambda: float(next(ticks))}
-    return Trainer(state, data, RunOptions(**{**values, **options}), CPU)  # type: ignore[arg-type]
-
-
-def after(steps: int) -> Callable[[], bool]:
-    """A stop request that comes after some steps."""
-    asked = count(1)
-    return lambda: next(asked) >= steps
-
-
-def read_log(out: Path) -> list[dict[str, str]]:
-    with (out / LOG_FILE).open(newline="") as file:
-        return list(csv.DictReader(file))
-
+from training.trainer import new_run
 
 HNE_PLUS = {"ema": 0.9, "label_smoothing": 0.1, "mix": "cutmix", "prefixes": "all"}
-
-
-def assert_same_state(one: Path, other: Path) -> None:
-    first, second = RunState.load(one), RunState.load(other)
-    assert first.position[:2] == second.position[:2]
-    for name, tensor in first.model.state_dict().items():
-        assert tensor.equal(second.model.state_dict()[name]), name
-    assert first.average.keys() == second.average.keys()
-    for name, tensor in first.average.items():
-        assert tensor.equal(second.average[name]), name
-    assert first.momentum.keys() == second.momentum.keys()
-    for name, tensor in first.momentum.items():
-        assert tensor.equal(second.momentum[name]), name
 
 
 def test_training_learns(image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path) -> None:
@@ -306,42 +245,3 @@ def test_a_run_stored_before_a_setting_existed_has_its_default(finished: Path, t
         del old[name]
     write_tensors(tmp_path / STATE_FILE, tensors, {**metadata, "config": json.dumps(old)})
     assert RunState.load(tmp_path).config == RunState.load(finished).config
-
-
-def test_a_teacher_changes_what_is_learnt_and_must_stay_the_same(
-    finished: Path, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
-) -> None:
-    teacher = tmp_path / "teacher"
-    shutil.copytree(finished, teacher)
-    config = with_teacher(settings(image_folder, teacher=teacher, epochs=1, seed=5))
-    assert trainer(new_run(config, small_spec, data), data, tmp_path / "taught").train()
-    alone = settings(image_folder, epochs=1, seed=5)
-    assert trainer(new_run(alone, small_spec, data), data, tmp_path / "alone").train()
-    taught, untaught = (RunState.load(tmp_path / name).model.state_dict() for name in ("taught", "alone"))
-    assert not all(tensor.equal(untaught[name]) for name, tensor in taught.items())
-
-    state = RunState.load(teacher)
-    next(state.model.parameters()).data.add_(1)
-    state.save(teacher)
-    with pytest.raises(RunError, match="not those that the run was started with"):
-        trainer(RunState.load(tmp_path / "taught"), data, tmp_path / "taught")
-    with pytest.raises(RunError, match="no trained run there"):
-        with_teacher(settings(image_folder, teacher=tmp_path / "none"))
-
-
-@pytest.mark.parametrize("change", [{"class_names": ("green", "blue", "red")}, {"preprocessing": {"mean": (0, 0, 0)}}])
-def test_a_teacher_of_other_classes_or_colours_is_refused(
-    change: dict[str, Any],
-    finished: Path,
-    image_folder: Path,
-    small_spec: ModelSpec,
-    data: ImageDataset,
-    tmp_path: Path,
-) -> None:
-    state = RunState.load(finished)
-    if "preprocessing" in change:
-        change = {"preprocessing": state.data.preprocessing.model_copy(update=change["preprocessing"])}
-    replace(state, data=state.data.model_copy(update=change)).save(tmp_path / "teacher")
-    config = with_teacher(settings(image_folder, teacher=tmp_path / "teacher"))
-    with pytest.raises(RunError, match="its classes or its images' size or colours are not those of this run"):
-        trainer(new_run(config, small_spec, data), data, tmp_path / "run")
