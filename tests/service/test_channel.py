@@ -8,23 +8,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from model_core.package import Package
-from service.channel.host import Host
 from service.channel.mail import Peer
 from service.channel.messages import News, decode_from_engine
 from service.channel.remote import RemoteEngine
 from service.client import Heard
-from service.delivery import Delivery
-from service.engine import Engine, EngineSettings
 from service.errors import (
     BudgetError,
     DeadlineMissedError,
@@ -33,81 +29,18 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
-from service.metrics import Recorder
-from service.profile import Profile, Shape
 from service.request import Budget, Refinement, StopReason, Ticket, Update
-from service.runners.onnx import OnnxRunner
 from service.state import FrontState
-from tests.service.conftest import Brake
-from tests.service.engines import STEP, images
+from tests.service.channel import IMAGE, PATIENCE, Far, far_end, near_end, until
+from tests.service.engines import images
 
 pytestmark = pytest.mark.anyio
-
-IMAGE = images(1)[0]
-PATIENCE = 60
-"""Seconds after which a test gives up."""
-
-
-@dataclass(frozen=True)
-class Far:
-    """A running engine whose runner can be held, and where it is to be reached."""
-
-    engine: Engine
-    brake: Brake
-    host: Host
-    package: Package
-    address: str
-
-    def metric(self, name: str, **labels: str) -> float | None:
-        value: float | None = self.engine.recorder.registry.get_sample_value(name, labels)
-        return value
-
-
-@contextmanager
-def far_end(package: Package, folder: Path, *, max_waiting: int = 8) -> Iterator[tuple[Far, ExitStack]]:
-    """A far end, and what ends its host."""
-    brake = Brake(OnnxRunner(package))
-    recorder = Recorder(package, CollectorRegistry())
-    settings = EngineSettings(max_waiting=max_waiting, max_batch=32)
-    tree = package.manifest.spec.tree
-    blocks = {tree.entry_block(leaf) for leaf in range(tree.leaves)}
-    # A batch that costs no more than one request, so that who waits together runs together.
-    profile = Profile(tree, {Shape(block, 1): {1: [STEP], 32: [STEP]} for block in blocks}, max_batch=32)
-    engine = Engine(package, brake, settings=settings, recorder=recorder, profile=profile)
-    engine.start()
-    address = f"ipc://{folder / 'engine'}"
-    try:
-        with ExitStack() as stack:
-            host = stack.enter_context(Host(engine, recorder, package, address))
-            yield Far(engine, brake, host, package, address), stack
-    finally:
-        engine.close()
 
 
 @pytest.fixture
 def far(package: Package, tmp_path: Path) -> Iterator[Far]:
     with far_end(package, tmp_path) as (far, _):
         yield far
-
-
-@asynccontextmanager
-async def near_end(far: Far) -> AsyncIterator[tuple[RemoteEngine, Delivery]]:
-    engine = RemoteEngine(far.address, far.package.sha256)
-    delivery = Delivery(engine)
-    engine.start()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await engine.started()
-        yield engine, delivery
-    finally:
-        await engine.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Look until it is so."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 async def test_a_request_refines_as_it_does_in_one_process(far: Far) -> None:
