@@ -1,6 +1,6 @@
 """What a GPU takes for every ensemble size and batch, and what CUDA graphs and wide segments are worth on it.
 
-    python -m benchmarks.gpu                                          # two minutes on a GPU
+    python -m benchmarks.gpu
     python -m benchmarks.gpu --device cpu --batches 1 8 --no-compile  # the same without one, to try it
 
 All of it with images in and logits out, as the engine does it, through the runner that serves:
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.client import run, write_report
+from benchmarks.client import write_report
 from benchmarks.load.plot import draw_latency
 from model_core.checkpoint import load_checkpoint
 from model_core.errors import ModelError
@@ -170,7 +170,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows,
         columns=COLUMNS,
         device=device,
-        torch=str(torch.__version__),
         findings=lines,
         **how,
     )
@@ -192,4 +191,4 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -68,8 +68,8 @@ class LocalEngine:
 
     def check_ready(self) -> None:
         """See `EngineClient.check_ready`."""
-        if self.failure is not None:
-            raise self.failure
+        if (failure := self.failure) is not None:
+            raise failure
         if self._draining or self._running.draining:
             raise DrainingError
 

@@ -15,6 +15,7 @@ from statistics import median
 from typing import NamedTuple
 
 from model_core.tree import Segment, Tree
+from service.runners.base import padded
 from service.state import StepProfile
 from service.window import Window
 
@@ -44,7 +45,7 @@ Timings = Mapping[Shape, Mapping[int, Sequence[float]]]
 
 
 class Profile:
-    """Seconds per segment and batch size. With `pads` a batch takes as long as one of the next power of two."""
+    """Seconds per segment and batch size; `pads` as the runner's."""
 
     def __init__(self, tree: Tree, timings: Timings, *, max_batch: int, pads: bool = False) -> None:
         curves = {shape: _Curve(measured, max_batch, pads=pads) for shape, measured in timings.items()}
@@ -120,7 +121,7 @@ class _Curve:
         if last == len(self._knots) - 1:
             end, seconds = self.batches[last], self._knots[last]
             further = range(end + 1, len(self.seconds))
-            computed = map(_padded, further) if self._pads else further
+            computed = map(padded, further) if self._pads else further
             self.seconds[end:] = [seconds, *(seconds / end * batch for batch in computed)]
         self.cheapest = min(knot / batch for knot, batch in zip(self._knots, self.batches, strict=True))
         """Seconds per request at the batch size that is most efficient."""
@@ -131,11 +132,6 @@ class _Curve:
             return [low, *[high] * (batches - 1)]
         slope = (high - low) / batches
         return [low + slope * offset for offset in range(batches)]
-
-
-def _padded(batch: int) -> int:
-    """The next power of two."""
-    return 1 << (batch - 1).bit_length()
 
 
 def shape_of(tree: Tree, segment: Segment) -> Shape:

@@ -176,9 +176,10 @@ async def _admitted(request: Request, service: Service) -> Submission:
         service.recorder.deadline_missed()
         raise DeadlineMissedError from error
     decoded_at = clock()
+    due_at = head.due_at = head.arrived_at + deadline_ms / 1e3
     budget = Budget(
         deadline=deadline,
-        refine_by=head.arrived_at + deadline_ms / 1e3 - service.reserve.whole,
+        refine_by=due_at - service.reserve.whole,
         max_flops=options.max_flops,
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
@@ -198,7 +199,6 @@ async def _admitted(request: Request, service: Service) -> Submission:
         for mailbox in mailboxes:
             mailbox.close()
         raise
-    head.due_at = head.arrived_at + deadline_ms / 1e3
     return Submission(
         service=service,
         head=head,

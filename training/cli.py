@@ -49,10 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = command(parsed)
         return code
-    except (TrainingError, ModelError) as error:
-        print(f"hne-train: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a folder that cannot be written, a full disk
+    except (TrainingError, ModelError, OSError) as error:  # the last: a folder that cannot be written, a full disk
         print(f"hne-train: {error}", file=sys.stderr)
         return 2
 

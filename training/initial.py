@@ -46,6 +46,7 @@ def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble, *, sam
     free = {"name", "branching", "classes"}
     if model.tree.blocks != source.tree.blocks or ours.model_dump(exclude=free) != theirs.model_dump(exclude=free):
         raise ConfigError(f"--initial: its weights are of {theirs.name}, another network")
+    # What has another shape in this one depends on the number of classes; nothing has where the classes are the same.
     with torch.device("meta"):
         classes = ours.classes if same_classes and ours.classes == theirs.classes else ours.classes + 1
         other = build_model(ours.replace(classes=classes))
@@ -65,7 +66,7 @@ def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble, *, sam
 
 def _grown(tensor: Tensor, *, nodes: int, copies: int) -> Tensor:
     """A tensor that stacks nodes along dimension 0, with so many copies of each, one after the other."""
-    if tensor.ndim == 0 or copies == 1:  # num_batches_tracked
+    if copies == 1 or tensor.ndim == 0:  # the latter: num_batches_tracked
         return tensor
     per_node = tensor.reshape(nodes, 1, -1, *tensor.shape[1:])
     grown = per_node.repeat(1, copies, *(1 for _ in tensor.shape))

@@ -8,7 +8,6 @@ training.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from copy import deepcopy
@@ -22,7 +21,7 @@ from torch import Tensor
 from model_core.checkpoint import load_checkpoint, model_from, read_tensors, write_tensors
 from model_core.errors import CheckpointError
 from model_core.grouped import HierarchicalEnsemble
-from model_core.package import MANIFEST, Package, Preprocessing
+from model_core.package import MANIFEST, Package, Preprocessing, digest
 from training.config import TrainConfig
 from training.data import ImageDataset
 from training.errors import ConfigError, RunError
@@ -206,7 +205,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     while True:
         try:
             with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                sha256 = digest(path).sha256
                 tensors, metadata = read_tensors(path)
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     return tensors, metadata, sha256

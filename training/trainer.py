@@ -58,7 +58,7 @@ def new_run(config: TrainConfig, spec: ModelSpec, data: ImageDataset) -> RunStat
 
     Raises:
         ConfigError: the other one is of another network.
-        CheckpointError: there is no other one, or it cannot be read.
+        CheckpointError, PackageError: there is no other one, or it cannot be read.
     """
     torch.manual_seed(mixed_seed(config.seed, MODEL))
     model = build_model(spec)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model_core.tree import Segment
 
-__all__ = ["Array", "Rows", "Runner", "batch_of", "rows_of"]
+__all__ = ["Array", "Rows", "Runner", "batch_of", "padded", "rows_of"]
 
 Array = NDArray[np.float32]
 
@@ -50,7 +50,7 @@ class Runner(Protocol):
 
     @property
     def pads(self) -> bool:
-        """Whether a batch takes as long as one of the next power of two, which it is padded to."""
+        """Whether batches are `padded`, and take as long as what they are padded to."""
         ...
 
     def reserve(self, slots: int) -> int:
@@ -88,3 +88,8 @@ def rows_of(slots: Sequence[int]) -> Rows:
 def batch_of(rows: Rows) -> int:
     """How many slots these are."""
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+
+def padded(batch: int) -> int:
+    """The batch size that is computed where a runner `pads`: the next power of two."""
+    return 1 << (batch - 1).bit_length()

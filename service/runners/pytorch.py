@@ -25,7 +25,7 @@ from model_core.package import Package
 from model_core.tree import Segment
 from service.errors import RunnerError, SettingsError
 from service.runners.activations import IMAGE, kept_shapes
-from service.runners.base import Array, Rows, batch_of
+from service.runners.base import Array, Rows, batch_of, padded
 from service.runners.devices import EXTRA, first_line
 
 __all__ = ["PRECISIONS", "PyTorchRunner"]
@@ -81,15 +81,14 @@ class PyTorchRunner:
             model, _ = load_checkpoint(package.weights)
         except ModelError as error:
             raise RunnerError(package.weights, str(error)) from error
-        if (
-            self._device.type == "cuda" and self._dtype is torch.float32
-        ):  # and not TF32, which convolutions would take by default
-            torch.backends.cudnn.allow_tf32 = False
-        expected = None if self._dtype is torch.float32 else self._logits_of_noise(folded(model))
+        if self._device.type == "cuda" and self._dtype is torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # which convolutions would take by default
+        inference = folded(model)
+        expected = None if self._dtype is torch.float32 else self._logits_of_noise(inference)
         try:
             card = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
             # To the device before it is cut: all segments share one copy of the weights.
-            self._model = folded(model).to(self._device, self._dtype).to(memory_format=torch.channels_last)
+            self._model = inference.to(self._device, self._dtype).to(memory_format=torch.channels_last)
             if expected is not None:
                 self._check_precision(expected, precision)
         except RuntimeError as error:
@@ -125,7 +124,7 @@ class PyTorchRunner:
         """See `Runner.run`."""
         batch = batch_of(rows)
         try:
-            plan = self._plans[segment, 1 << (batch - 1).bit_length()] if self.pads else self._plan(segment, batch)
+            plan = self._plans[segment, padded(batch)] if self.pads else self._plan(segment, batch)
             plan.fill(rows, images)
             logits: Array = plan().narrow(1, 0, batch).cpu().numpy()  # waits for the device
         except RuntimeError as error:
