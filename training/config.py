@@ -83,6 +83,13 @@ class TrainConfig:
         float | None,
         Setting("fraction of the training images kept for temperatures and thresholds (default: 0.1; ImageNet 0.04)"),
     ] = None
+    train_images: Annotated[
+        int | None,
+        Setting(
+            "how many of the training images train, drawn at random, the same ones for every seed; those held out do "
+            "not depend on it (default: all but these)"
+        ),
+    ] = None
     loss: Annotated[
         LossName,
         Setting(
@@ -140,7 +147,7 @@ class TrainConfig:
         for name in ("momentum", "label_smoothing", "ema"):
             self._require(name, 0 <= getattr(self, name) < 1, "must lie in 0..1, below 1")
         self._require("teacher", self.teacher is None or self.loss in ("d", "hd"), "needs --loss d or hd")
-        for name in ("temperature", "lr", "epochs", "batch_size", "threads"):
+        for name in ("train_images", "temperature", "lr", "epochs", "batch_size", "threads"):
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "must be positive")
         for name in ("weight_decay", "warmup_epochs", "workers", "seed"):

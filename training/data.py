@@ -79,7 +79,7 @@ def load_dataset(config: TrainConfig, *, size: tuple[int, int], device: torch.de
         case "folder":
             training, test, class_names = _folder(config.data)
     assert config.held_out is not None
-    train, held_out = _split(training, config.held_out)
+    train, held_out = _split(training, config.held_out, config.train_images)
     listings = (train, held_out, test)
     splits: list[Images]
     if min(size) <= SMALL:
@@ -173,12 +173,16 @@ def _listed(split: Path, class_names: tuple[str, ...]) -> _Listing:
     return _Listing(paths, labels)
 
 
-def _split(training: _Listing, held_out: float) -> tuple[_Listing, _Listing]:
-    """Training images and held-out images, drawn at random."""
+def _split(training: _Listing, held_out: float, train_images: int | None) -> tuple[_Listing, _Listing]:
+    """Training images, all or so many of them, and held-out images, drawn at random."""
     count = len(training.labels)
     cut = max(1, round(count * held_out))
+    if train_images is not None and train_images > count - cut:
+        most = count - cut
+        raise DataError(f"--train-images {train_images}: of {count} images {cut} are held out, so at most {most}")
     order = torch.randperm(count, generator=generator(SPLIT_SEED)).tolist()
-    return training.take(sorted(order[cut:])), training.take(sorted(order[:cut]))
+    chosen = order[cut:] if train_images is None else order[cut : cut + train_images]
+    return training.take(sorted(chosen)), training.take(sorted(order[:cut]))
 
 
 def _pixels(listing: _Listing, size: tuple[int, int]) -> Tensor:

@@ -33,6 +33,7 @@ def test_what_was_chosen_is_kept() -> None:
         ({"alpha": 1.5}, "--alpha 1.5: must lie in 0..1"),
         ({"lr": 0.0}, "--lr 0.0: must be positive"),
         ({"epochs": 0}, "--epochs 0: must be positive"),
+        ({"train_images": 0}, "--train-images 0: must be positive"),
         ({"held_out": 1.0}, "--held-out 1.0: must be a fraction"),
         ({"weight_decay": -1.0}, "--weight-decay -1.0: must not be negative"),
         ({"momentum": 1.0}, "--momentum 1.0"),

@@ -17,8 +17,12 @@ from training.images import DeviceImages, FileImages
 CPU = torch.device("cpu")
 
 
-def load(folder: Path, size: int = 16, *, workers: int = 0, held_out: float = 0.1) -> ImageDataset:
-    config = TrainConfig(dataset="folder", data=folder, workers=workers, held_out=held_out).resolved()
+def load(
+    folder: Path, size: int = 16, *, workers: int = 0, held_out: float = 0.1, train_images: int | None = None
+) -> ImageDataset:
+    config = TrainConfig(
+        dataset="folder", data=folder, workers=workers, held_out=held_out, train_images=train_images
+    ).resolved()
     return load_dataset(config, size=(size, size), device=CPU)
 
 
@@ -41,6 +45,28 @@ def test_training_and_held_out_images_are_disjoint_and_the_same_every_time(image
     assert len(images) == 60
     assert isinstance(again.held_out, DeviceImages)
     assert again.held_out.pixels.equal(parts[1])
+
+
+def test_fewer_training_images_are_some_of_all_and_the_held_out_ones_stay(image_folder: Path) -> None:
+    def pixels(train_images: int | None) -> tuple[set[bytes], set[bytes]]:
+        data = load(image_folder, train_images=train_images)
+        assert isinstance(data.train, DeviceImages)
+        assert isinstance(data.held_out, DeviceImages)
+        train, held_out = ({image.numpy().tobytes() for image in part.pixels} for part in (data.train, data.held_out))
+        return train, held_out
+
+    everything, held_out = pixels(None)
+    few, held_out_then = pixels(20)
+    more, _ = pixels(40)
+    assert (len(few), len(more), len(everything)) == (20, 40, 54)
+    assert few < more < everything
+    assert held_out_then == held_out
+
+
+def test_more_training_images_than_there_are_is_an_error(image_folder: Path) -> None:
+    assert len(load(image_folder, train_images=54).train) == 54
+    with pytest.raises(DataError, match="--train-images 55: of 60 images 6 are held out, so at most 54"):
+        load(image_folder, train_images=55)
 
 
 def test_the_training_images_are_normalised_to_mean_0_and_deviation_1(image_folder: Path) -> None:

@@ -109,7 +109,7 @@ class Conduct:
     def _data(self, config: TrainConfig) -> ImageDataset:
         """The dataset of a run; decoded once for all runs with the same images."""
         spec, device = spec_of(config), device_of(config)
-        key = (config.dataset, config.data, config.held_out, spec.input_shape, device)
+        key = (config.dataset, config.data, config.held_out, config.train_images, spec.input_shape, device)
         if key not in self._datasets:
             self._datasets[key] = open_data(config, spec, device)
         return self._datasets[key]

@@ -74,7 +74,7 @@ class Protocol:
         base = self.base
         chosen, papers = base.decisive(), TrainConfig(dataset=base.dataset).resolved().decisive()
         words = [
-            f"{name.replace('_', ' ')} {value} instead of {papers[name]}"
+            f"{name.replace('_', ' ')} {value} instead of {'all' if papers[name] is None else papers[name]}"
             for name, value in chosen.items()
             if name not in FIXED | OURS and value != papers[name]
         ]

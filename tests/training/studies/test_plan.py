@@ -80,9 +80,11 @@ def test_a_grown_ensemble_comes_after_the_network_it_starts_from() -> None:
 
 
 def test_what_differs_from_the_paper_is_said() -> None:
-    protocol = Protocol(changes={"epochs": 20, "batch_size": 64, "threads": 2}, architectures=("hne_tiny",))
+    changes = {"train_images": 4500, "epochs": 20, "batch_size": 64, "threads": 2}
+    protocol = Protocol(changes=changes, architectures=("hne_tiny",))
     *changed, always = protocol.deviations(study_named("table1"))
     assert changed == [
+        "train images 4500 instead of all",
         "epochs 20 instead of 200",
         "batch size 64 instead of 128",
         "hne_tiny instead of hne_small, hne",
