@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -36,6 +37,9 @@ from training.schedule import learning_rate
 from training.teacher import load_teacher
 
 __all__ = ["RunOptions", "Trainer", "new_run"]
+
+HELD_OUT = 0.25
+"""Held-out images that are evaluated for each training image at most: with few of the latter not after every epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +256,11 @@ class Trainer:
         )
 
     def _log_epoch(self, progress: Progress) -> None:
-        """Write the row of an epoch's end, with accuracies on the held-out images."""
+        """Write the row of an epoch's end, with accuracies on the held-out images, unless epochs are short for them."""
+        every = ceil(len(self.data.held_out) / (HELD_OUT * len(self.data.train)))
+        if self.position.epoch % every and self.position.epoch < self.epochs:
+            self._log(progress)
+            return
         result = self.model if self.average is None else self.average.model
         self._log(progress, accuracies=prefix_accuracies(*leaf_logits(result, self.data.held_out, bf16=self._bf16)))
 

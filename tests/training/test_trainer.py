@@ -122,6 +122,16 @@ def test_a_run_that_dies_between_an_epochs_save_and_its_row_writes_the_row_later
     assert_same_state(finished, tmp_path)
 
 
+def test_where_epochs_are_short_the_held_out_images_are_not_evaluated_after_each(
+    image_folder: Path, small_spec: ModelSpec, tmp_path: Path
+) -> None:
+    few = settings(image_folder, held_out=0.4, train_images=20, epochs=7)
+    data = load_dataset(few, size=(16, 16), device=CPU)
+    assert trainer(new_run(few, small_spec, data), data, tmp_path).train()
+    evaluated = [row["epoch"] for row in read_log(tmp_path) if row["accuracy_full"]]
+    assert evaluated == ["5", "7"], "24 images after each would be more than it trains on"
+
+
 def test_a_training_that_diverges_says_so_and_keeps_the_last_sound_state(
     image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
 ) -> None:
