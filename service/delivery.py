@@ -6,8 +6,9 @@
         async for refinement in mailbox: ...              # for a stream
         answer = await mailbox.answer()                   # or for one reply
 
-A mailbox keeps the latest refinement only, so a slow reader skips some and never slows the engine. It answers at the
-deadline by its own timer: a step that overruns makes no answer late that already holds a leaf.
+A mailbox keeps the latest refinement only, so a slow reader skips some and never slows the engine. It answers by its
+own timer, when refinements were to end with what it holds, or at the deadline that there was no leaf: a step that
+overruns makes no answer late that already holds a leaf.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class Mailbox:
     def __init__(
         self, budget: Budget, *, clock: Callable[[], float], recorder: RequestRecorder, on_close: Callable[[], None]
     ) -> None:
-        self._deadline = budget.deadline
+        self._deadline, self._refine_by = budget.deadline, budget.refine_by
+        self._clock = clock
         self._recorder = recorder
         self._on_close = on_close
         self._latest: Refinement | None = None
@@ -84,8 +86,10 @@ class Mailbox:
         self._ended = asyncio.Event()
         self._answered = False
         self._timer: asyncio.Handle | None = None
-        if self._deadline is not None:
-            self._timer = asyncio.get_running_loop().call_later(max(self._deadline - clock(), 0.0), self._over)
+        if self._refine_by is not None and self._refine_by > clock():
+            self._end_at(self._refine_by)
+        elif self._deadline is not None:
+            self._end_at(self._deadline)
 
     @property
     def latest(self) -> Refinement | None:
@@ -168,18 +172,28 @@ class Mailbox:
     ) -> None:
         self.close()
 
-    def _over(self) -> None:
-        """The deadline is there, but the loop may have been told of an end already, and not have got to it."""
-        self._timer = asyncio.get_running_loop().call_soon(self._end)
+    def _end_at(self, instant: float) -> None:
+        # In two turns: the loop may have been told of an end, or of a leaf, already, and not have got to it.
+        loop = asyncio.get_running_loop()
 
-    def _end(self) -> None:
-        """End the request with what it has."""
+        def over() -> None:
+            self._timer = loop.call_soon(self._end, instant)
+
+        self._timer = loop.call_later(max(instant - self._clock(), 0.0), over)
+
+    def _end(self, instant: float) -> None:
+        """End the request with what it has: before its deadline only if that is anything."""
         if self._ended.is_set():
             return
-        if self._latest is None:
-            self._error = DeadlineMissedError()
+        if self._latest is not None:
+            self._latest = replace(self._latest, stop_reason=StopReason.DEADLINE, ended_at=instant)
+        elif self._deadline is None:
+            return
+        elif instant < self._deadline:
+            self._end_at(self._deadline)
+            return
         else:
-            self._latest = replace(self._latest, stop_reason=StopReason.DEADLINE, ended_at=self._deadline)
+            self._error = DeadlineMissedError()
         for event in (self._heard, self._changed, self._ended):
             event.set()
         self.close()

@@ -95,6 +95,29 @@ def test_an_engine_that_stalls_makes_no_answer_late_that_has_a_leaf(bench: Bench
     assert bench.metric("hne_stops_total", reason="deadline") == 1
 
 
+def test_with_a_leaf_it_ends_when_refinements_were_to_end_and_without_one_at_the_deadline(bench: Bench) -> None:
+    async def test(delivery: Delivery) -> None:
+        now = bench.clock.now
+        with delivery.submit(IMAGE, Budget(deadline=now + 60, refine_by=now + SOON)) as mailbox:
+            bench.engine.step()
+            answer = await mailbox.answer()
+            assert (answer.ensemble_size, answer.stop_reason) == (1, StopReason.DEADLINE)
+            assert answer.ended_at == now + SOON
+        with delivery.submit(IMAGE, Budget(deadline=now + 60, refine_by=now + SOON)) as mailbox:
+            assert await mailbox.next(timeout=3 * SOON) is None, "a first leaf may come later"
+            bench.engine.step()
+            refinement = await mailbox.next()
+            assert refinement is not None
+            assert refinement.ensemble_size == 1
+        with (
+            delivery.submit(IMAGE, Budget(deadline=now + 2 * SOON, refine_by=now + SOON)) as mailbox,
+            pytest.raises(DeadlineMissedError),
+        ):
+            await mailbox.answer()
+
+    on_loop(test, bench)
+
+
 @pytest.mark.parametrize("how", ["answer", "next"])
 def test_an_end_that_comes_together_with_the_deadline_keeps_its_reason(bench: Bench, how: str) -> None:
     async def test(delivery: Delivery) -> None:
