@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from benchmarks.load.punctual import can_be_punctual
+
 __all__ = [
     "Client",
     "Outcome",
@@ -167,6 +169,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),
+        "real-time sender": can_be_punctual(),
         "versions": {name: found.version for found in distributions() if (name := found.name) in LIBRARIES},
     }
 

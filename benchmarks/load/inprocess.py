@@ -16,6 +16,7 @@ from math import inf, nan
 
 from benchmarks.load.outcomes import ANSWERED, LOST, MISSED, REFUSED, Outcome
 from benchmarks.load.plan import Plan
+from benchmarks.load.punctual import punctual
 from service.engine import Engine
 from service.errors import QueueFullError
 from service.request import Budget, Refinement, StopReason, Ticket, Update
@@ -53,15 +54,16 @@ def offer_to(
     start = time.monotonic() + LEAD
     intended = (start + plan.arrivals).tolist()
     due = (start + plan.arrivals + plan.deadlines).tolist()
-    for instant, deadline, image in zip(intended, due, plan.images, strict=True):
-        if (left := instant - time.monotonic()) > 0:
-            time.sleep(left)
-        sent.append(time.monotonic())
-        budget = Budget(deadline=None if deadline == inf else deadline)
-        try:
-            tickets.append(engine.submit(images[image][1], budget, listen).number)
-        except QueueFullError:
-            tickets.append(None)
+    with punctual():
+        for instant, deadline, image in zip(intended, due, plan.images, strict=True):
+            if (left := instant - time.monotonic()) > 0:
+                time.sleep(left)
+            sent.append(time.monotonic())
+            budget = Budget(deadline=None if deadline == inf else deadline)
+            try:
+                tickets.append(engine.submit(images[image][1], budget, listen).number)
+            except QueueFullError:
+                tickets.append(None)
     give_up = max([time.monotonic(), *(deadline for deadline in due if deadline < inf)]) + PATIENCE
     for _ in range(len(tickets) - tickets.count(None)):
         ended.acquire(timeout=max(give_up - time.monotonic(), 0))
