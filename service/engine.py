@@ -19,6 +19,7 @@ from service.core import Core, Updates
 from service.errors import DrainingError
 from service.ledger import Listener, tell
 from service.metrics import Recorder
+from service.niceness import stand_back
 from service.profile import Profile
 from service.request import Budget, Ticket
 from service.runners.base import Array, Runner
@@ -170,6 +171,7 @@ class Engine:
         return True
 
     def _serve(self) -> None:
+        stand_back()
         try:
             while self._await_work():
                 self.step() or self.probe()

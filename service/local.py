@@ -16,6 +16,7 @@ from service.client import Exposition, Heard, Listener
 from service.engine import Engine
 from service.errors import DrainingError, EngineLostError, ServiceError, StartingError
 from service.metrics import Recorder
+from service.niceness import made_nice
 from service.request import Budget, Ticket
 from service.runners import Runner
 from service.runners.choice import choose_runner
@@ -145,7 +146,8 @@ def build_engine(
         RunnerError: a step cannot be loaded.
         SettingsError: a limit makes no sense, or the device that was named cannot be used.
     """
-    runner = (runner_factory or make_runner)(package, settings)
+    make = runner_factory or make_runner
+    runner = made_nice(lambda: make(package, settings))  # a library starts its threads when it loads a step
     return Engine(package, runner, settings=settings.engine, recorder=recorder, clock=clock)
 
 
