@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tests.service.states import state
 ROOT = Path(__file__).parents[2]
 METRIC = re.compile(r"\b(?:hne_\w+|up)\b")
 GROUPS: list[dict[str, Any]] = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
+RULES_TEST = ROOT / "deploy/prometheus/rules_test.yml"
 RULES = [rule for group in GROUPS for rule in group["rules"]]
 
 
@@ -94,3 +97,17 @@ def test_panels_are_told_apart_and_do_not_overlap() -> None:
     ]
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, which comes with Prometheus, is not installed")
+def test_alerts_fire_for_what_they_are_meant_for_and_for_nothing_else() -> None:
+    ran = subprocess.run(["promtool", "test", "rules", RULES_TEST], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_every_alert_is_tested_both_ways() -> None:
+    tests = yaml.safe_load(RULES_TEST.read_text())["tests"]
+    cases = [case for test in tests for case in test.get("alert_rule_test", ())]
+    alerts = {rule["alert"] for rule in RULES if "alert" in rule}
+    assert {case["alertname"] for case in cases if case.get("exp_alerts")} == alerts
+    assert {case["alertname"] for case in cases if not case.get("exp_alerts")} == alerts
