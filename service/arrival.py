@@ -16,8 +16,10 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["REQUEST_ID", "Arrival", "Head", "head_of"]
+__all__ = ["READ_AT", "REQUEST_ID", "Arrival", "Head", "head_of"]
 
+READ_AT = "read_at"
+"""In the state of a scope: the instant (monotonic seconds) at which the server read the head, if it tells."""
 REQUEST_ID = "X-Request-Id"
 _ID_HEADER = REQUEST_ID.lower().encode()
 SANE_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
@@ -35,7 +37,7 @@ class Head:
     arrived_at: float
     """Instant (monotonic seconds) at which the head was complete, as far as can be known."""
     seen_at: float
-    """Instant at which it was seen, however long it had been there."""
+    """Instant at which the app saw it, however long it had been there."""
     request_id: str
     """The client's own if it is sane, else a new one."""
     due_at: float | None = None
@@ -55,7 +57,7 @@ def head_of(request: HTTPConnection) -> Head:
 class Arrival:
     """ASGI middleware: a `Head` for every request, `X-Request-Id` on every answer, one call to `on_end` each.
 
-    `waited()` tells for how many seconds a request that is seen now has been there. `on_end(path, head, seconds)` gets
+    `waited()` tells for how many seconds a request that is read now has been there. `on_end(path, head, seconds)` gets
     the matched route's path, "" if there is none.
     """
 
@@ -76,9 +78,9 @@ class Arrival:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        now = self._clock()
-        head = Head(arrived_at=now - self._waited(), seen_at=now, request_id=_request_id(scope))
-        scope.setdefault("state", {})["head"] = head
+        now, state = self._clock(), scope.setdefault("state", {})
+        head = Head(arrived_at=state.get(READ_AT, now) - self._waited(), seen_at=now, request_id=_request_id(scope))
+        state["head"] = head
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,8 +1,8 @@
 """Lag: how long what has become ready waits for its turn on the event loop.
 
-A request is seen when its task first runs; by then a busy loop has let it lie, for as long as it took to go through all
-that was ready before. Nothing tells that age, so it is estimated: a timer that is due every few milliseconds is late by
-part of a turn, and the latest of its last beats by nearly a whole one.
+A request is read when the loop next looks at its sockets; by then a busy one has let it lie, for as long as it took to
+go through all that was ready before. Nothing tells that age, so it is estimated: a timer that is due every few
+milliseconds is late by part of a turn, and the latest of its last beats by nearly a whole one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LoopLag:
 
     @property
     def seconds(self) -> float:
-        """How long ago what is seen now became ready, at most."""
+        """How long ago what is read now became ready, at most."""
         return self._seconds
 
     def start(self) -> None:

@@ -15,6 +15,7 @@ from service.app import create_app
 from service.garbage import keep_for_good
 from service.lifecycle import Service
 from service.logs import complain
+from service.protocol import StampingProtocol
 from service.settings import Settings
 from service.welcome import welcome
 
@@ -36,6 +37,7 @@ def serve_in_one_process(settings: Settings) -> int:
     check_free(settings.host, settings.port)
     config = uvicorn.Config(
         app,
+        http=StampingProtocol,
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -26,6 +26,7 @@ from model_core.package import Package
 from service import engine_process
 from service.address import check_free
 from service.logs import complain
+from service.protocol import StampingProtocol
 from service.settings import Settings
 from service.welcome import welcome
 from service.worker import create_worker
@@ -61,6 +62,7 @@ class Supervisor(Multiprocess):
             factory=True,
             workers=settings.api_processes,
             lifespan="on",
+            http=StampingProtocol,
             host=settings.host,
             port=settings.port,
             log_config=None,
