@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from benchmarks.load.punctual import can_be_punctual
-
 __all__ = [
     "Client",
     "Outcome",
@@ -169,7 +167,6 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),
-        "real-time sender": can_be_punctual(),
         "versions": {name: found.version for found in distributions() if (name := found.name) in LIBRARIES},
     }
 

@@ -58,7 +58,7 @@ class Delivery:
             if (mailbox := self._mailboxes.get(ticket)) is not None:
                 mailbox.put(news)
                 if mailbox.ended:
-                    del self._mailboxes[ticket]  # there is nothing left to cancel
+                    self._mailboxes.pop(ticket, None)  # there is nothing left to cancel
 
     def _forget(self, ticket: Ticket) -> None:
         if self._mailboxes.pop(ticket, None) is not None:
@@ -74,7 +74,9 @@ class Mailbox:
     def __init__(
         self, budget: Budget, *, clock: Callable[[], float], recorder: RequestRecorder, on_close: Callable[[], None]
     ) -> None:
-        self._deadline, self._refine_by = budget.deadline, budget.refine_by
+        self._deadline = budget.deadline
+        self._refining = True
+        """Whether there is time for refinements; what comes when there is none is the last."""
         self._clock = clock
         self._recorder = recorder
         self._on_close = on_close
@@ -86,10 +88,7 @@ class Mailbox:
         self._ended = asyncio.Event()
         self._answered = False
         self._timer: asyncio.Handle | None = None
-        if self._refine_by is not None and self._refine_by > clock():
-            self._end_at(self._refine_by)
-        elif self._deadline is not None:
-            self._end_at(self._deadline)
+        self._wait_until(budget.refine_by, budget.deadline)
 
     @property
     def latest(self) -> Refinement | None:
@@ -111,6 +110,8 @@ class Mailbox:
             self._error = news.error
         else:
             self._latest, self._taken = news, True
+            if news.stop_reason is None and not self._refining:
+                self._stop(news.at)
         self._changed.set()
         if isinstance(news, Failure) or news.stop_reason is not None:
             self._ended.set()
@@ -128,7 +129,8 @@ class Mailbox:
     async def next(self, timeout: float | None = None) -> Refinement | None:
         """The newest refinement that was not handed out yet; None after `timeout` seconds without one.
 
-        At the deadline it is the latest one, with stop reason DEADLINE. After the final one it is always None.
+        When refinements were to end it is the latest one, with stop reason DEADLINE. After the final one it is always
+        None.
 
         Raises:
             DeadlineMissedError: the deadline came before the first leaf.
@@ -172,28 +174,37 @@ class Mailbox:
     ) -> None:
         self.close()
 
-    def _end_at(self, instant: float) -> None:
-        # In two turns: the loop may have been told of an end, or of a leaf, already, and not have got to it.
-        loop = asyncio.get_running_loop()
+    def _wait_until(self, *instants: float | None) -> None:
+        """Look again at the first of these instants."""
+        if due := [instant for instant in instants if instant is not None]:
+            # In two turns: the loop may have been told of an end, or of a leaf, already, and not have got to it.
+            loop, first = asyncio.get_running_loop(), min(due)
 
-        def over() -> None:
-            self._timer = loop.call_soon(self._end, instant)
+            def look() -> None:
+                self._timer = loop.call_soon(self._look, first)
 
-        self._timer = loop.call_later(max(instant - self._clock(), 0.0), over)
+            self._timer = loop.call_later(max(first - self._clock(), 0.0), look)
 
-    def _end(self, instant: float) -> None:
-        """End the request with what it has: before its deadline only if that is anything."""
+    def _look(self, instant: float) -> None:
+        """End the request with what it has; with nothing only at its deadline."""
         if self._ended.is_set():
             return
+        self._refining = False
         if self._latest is not None:
-            self._latest = replace(self._latest, stop_reason=StopReason.DEADLINE, ended_at=instant)
-        elif self._deadline is None:
-            return
-        elif instant < self._deadline:
-            self._end_at(self._deadline)
-            return
-        else:
+            self._stop(instant)
+        elif self._deadline is not None and instant >= self._deadline:
             self._error = DeadlineMissedError()
+            self._over()
+        else:
+            self._wait_until(self._deadline)
+
+    def _stop(self, instant: float) -> None:
+        """Its latest refinement is the last."""
+        assert self._latest is not None
+        self._latest = replace(self._latest, stop_reason=StopReason.DEADLINE, ended_at=instant)
+        self._over()
+
+    def _over(self) -> None:
         for event in (self._heard, self._changed, self._ended):
             event.set()
         self.close()

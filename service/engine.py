@@ -171,8 +171,9 @@ class Engine:
         return True
 
     def _serve(self) -> None:
-        stand_back()
         try:
+            if self._core.runner.name.endswith("-cpu"):  # a GPU would wait for it
+                stand_back()
             while self._await_work():
                 self.step() or self.probe()
                 if self._failures >= HOPELESS and self.clock() >= self._failing_since + HOPELESS_SECONDS:

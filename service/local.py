@@ -16,7 +16,6 @@ from service.client import Exposition, Heard, Listener
 from service.engine import Engine
 from service.errors import DrainingError, EngineLostError, ServiceError, StartingError
 from service.metrics import Recorder
-from service.niceness import made_nice
 from service.request import Budget, Ticket
 from service.runners import Runner
 from service.runners.choice import choose_runner
@@ -146,8 +145,7 @@ def build_engine(
         RunnerError: a step cannot be loaded.
         SettingsError: a limit makes no sense, or the device that was named cannot be used.
     """
-    make = runner_factory or make_runner
-    runner = made_nice(lambda: make(package, settings))  # a library starts its threads when it loads a step
+    runner = (runner_factory or make_runner)(package, settings)
     return Engine(package, runner, settings=settings.engine, recorder=recorder, clock=clock)
 
 

@@ -1,7 +1,8 @@
-"""Niceness: the engine's threads stand back for those that read, decode and answer, where processors are few.
+"""Niceness: threads that compute on the CPU stand back for those that read, decode and answer.
 
-Both want the processor at the same time, and a system that treats them alike lets either wait for a few milliseconds at
-a time. A step that ends later costs a refinement, if anything; a reply that goes out later costs the answer.
+Where processors are few both want them at the same time, and a system that treats them alike lets either wait for a few
+milliseconds at a time. A step that ends later mostly costs a refinement, a reply that goes out later the answer. The
+price is that they stand back for other programs of the same user session or container, too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NICENESS = 5
 
 
 def stand_back() -> None:
-    """Make the calling thread nice, for good, and the threads that it starts. Only Linux can do it to a thread."""
+    """Make the calling thread nice, for good, and the threads that it starts. Only Linux does it to a single thread."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
         with suppress(OSError):  # where it is forbidden, everything works as well, and a little later

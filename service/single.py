@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 import time
 from contextlib import suppress
@@ -15,7 +14,7 @@ from service.app import create_app
 from service.garbage import keep_for_good
 from service.lifecycle import Service
 from service.logs import complain
-from service.protocol import StampingProtocol
+from service.protocol import server_config
 from service.settings import Settings
 from service.welcome import welcome
 
@@ -35,19 +34,9 @@ def serve_in_one_process(settings: Settings) -> int:
     """
     app = create_app(settings)
     check_free(settings.host, settings.port)
-    config = uvicorn.Config(
-        app,
-        http=StampingProtocol,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,  # service.arrival has one line per request, with its id
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
-    )
     service: Service = app.state.service
     with suppress(KeyboardInterrupt):  # uvicorn passes Ctrl-C on once everyone is answered
-        Server(config, service).run()
+        Server(server_config(app, settings), service).run()
     return 0 if service.failure is None else complain(service.failure, 1)
 
 

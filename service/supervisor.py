@@ -10,7 +10,6 @@ status is not 0.
 
 from __future__ import annotations
 
-import math
 import time
 from functools import partial
 from multiprocessing import get_context
@@ -18,7 +17,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from uvicorn import Config
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
@@ -26,7 +24,7 @@ from model_core.package import Package
 from service import engine_process
 from service.address import check_free
 from service.logs import complain
-from service.protocol import StampingProtocol
+from service.protocol import server_config
 from service.settings import Settings
 from service.welcome import welcome
 from service.worker import create_worker
@@ -57,18 +55,12 @@ class Supervisor(Multiprocess):
     """Keeps the processes of one service, whose engine is reached at a ZeroMQ address."""
 
     def __init__(self, settings: Settings, package: Package, address: str) -> None:
-        config = Config(
+        config = server_config(
             partial(create_worker, settings, address),
+            settings,
             factory=True,
             workers=settings.api_processes,
             lifespan="on",
-            http=StampingProtocol,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,  # service.arrival has one line per request, with its id
-            server_header=False,
-            timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
             timeout_worker_healthcheck=HANG_SECONDS,
         )
         check_free(settings.host, settings.port)

@@ -69,7 +69,7 @@ def load_dataset(config: TrainConfig, *, size: tuple[int, int], device: torch.de
         size: height and width of the network's input.
 
     Raises:
-        DataError: the dataset is missing, a class is empty, or an image cannot be read.
+        DataError: the dataset is missing, a class is empty, there are not so many images, or one cannot be read.
     """
     match config.dataset:
         case "cifar10" | "cifar100":
@@ -181,8 +181,10 @@ def _split(training: _Listing, held_out: float, train_images: int | None) -> tup
         most = count - cut
         raise DataError(f"--train-images {train_images}: of {count} images {cut} are held out, so at most {most}")
     order = torch.randperm(count, generator=generator(SPLIT_SEED)).tolist()
-    chosen = order[cut:] if train_images is None else order[cut : cut + train_images]
-    return training.take(sorted(chosen)), training.take(sorted(order[:cut]))
+    train = training.take(sorted(order[cut:][:train_images]))
+    if train_images is not None and len(set(train.labels)) < len(set(training.labels)):
+        raise DataError(f"--train-images {train_images}: a class has none of them; take more")
+    return train, training.take(sorted(order[:cut]))
 
 
 def _pixels(listing: _Listing, size: tuple[int, int]) -> Tensor:

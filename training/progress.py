@@ -1,7 +1,8 @@
 """What a person sees of a run: the progress bar, and `log.csv`, which pandas and spreadsheets open.
 
-The log has a row every few steps and one at the end of each epoch, with the accuracies. On resuming, rows after the
-checkpoint are dropped, so a run that was killed leaves the same log as one that was not, but for what it says of time.
+The log has a row every few steps and one at the end of each epoch, with the accuracies where they were evaluated. On
+resuming, rows after the checkpoint are dropped, so a run that was killed leaves the same log as one that was not, but
+for what it says of time.
 """
 
 from __future__ import annotations

@@ -38,8 +38,9 @@ from training.teacher import load_teacher
 
 __all__ = ["RunOptions", "Trainer", "new_run"]
 
-HELD_OUT = 0.25
-"""Held-out images that are evaluated for each training image at most: with few of the latter not after every epoch."""
+EVALUATED = 0.25
+"""Held-out images that are evaluated for each training image at most: with few of these not after every epoch, and at
+the end in any case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ class Trainer:
         return self.position.epoch == self.epochs
 
     def train_epoch(self, progress: Progress) -> None:
-        """Train from the current position to the end of its epoch, save and evaluate; or until stopped."""
+        """Train from the current position to the end of its epoch, save and log it; or until stopped."""
         epoch, start = self.position.epoch, self.position.step
         batches = self.data.train.training_batches(self.batch_size, seed=self.config.seed, epoch=epoch, start=start)
         self.model.train()
@@ -256,8 +257,8 @@ class Trainer:
         )
 
     def _log_epoch(self, progress: Progress) -> None:
-        """Write the row of an epoch's end, with accuracies on the held-out images, unless epochs are short for them."""
-        every = ceil(len(self.data.held_out) / (HELD_OUT * len(self.data.train)))
+        """Write the row of an epoch's end, with accuracies on the held-out images unless these are many for it."""
+        every = ceil(len(self.data.held_out) / (EVALUATED * len(self.data.train)))
         if self.position.epoch % every and self.position.epoch < self.epochs:
             self._log(progress)
             return

@@ -3,8 +3,8 @@
     outcomes = offer("http://127.0.0.1:8000", plan, images, Predict())
 
 It is to run in another process than the server. Everything is prepared before the first request and read after the
-last: in between it only sends and takes down instants, at some 0.15 ms of processor time a request, and before whatever
-else wants the processor (`punctual`).
+last: in between it only sends and takes down instants, at some 0.15 ms of processor time a request, and where it may
+before whatever else wants the processor (`punctual`).
 """
 
 from __future__ import annotations

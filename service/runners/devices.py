@@ -16,6 +16,7 @@ from typing import Any
 import onnxruntime as ort
 
 from service.errors import RunnerError, SettingsError
+from service.niceness import made_nice
 
 __all__ = ["EXTRA", "Device", "first_line", "open_session", "prepare", "session_options"]
 
@@ -83,8 +84,12 @@ def open_session(
         SettingsError: it would compute on the CPU instead.
     """
     providers = ["CPUExecutionProvider"] if device is Device.CPU else [CUDA_PROVIDER, "CPUExecutionProvider"]
+
+    def opened() -> ort.InferenceSession:
+        return ort.InferenceSession(graph or file, options, providers=providers, enable_fallback=0)
+
     try:
-        session = ort.InferenceSession(graph or file, options, providers=providers, enable_fallback=0)
+        session = made_nice(opened) if device is Device.CPU else opened()  # it starts its threads now
     except Exception as error:  # ONNX Runtime's exceptions have no base of their own
         raise RunnerError(file, f"cannot be loaded on {device}: {first_line(error)}") from error
     if device is Device.CUDA and CUDA_PROVIDER not in session.get_providers():

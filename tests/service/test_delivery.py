@@ -95,7 +95,7 @@ def test_an_engine_that_stalls_makes_no_answer_late_that_has_a_leaf(bench: Bench
     assert bench.metric("hne_stops_total", reason="deadline") == 1
 
 
-def test_with_a_leaf_it_ends_when_refinements_were_to_end_and_without_one_at_the_deadline(bench: Bench) -> None:
+def test_with_a_leaf_it_ends_when_refinements_were_to_end(bench: Bench) -> None:
     async def test(delivery: Delivery) -> None:
         now = bench.clock.now
         with delivery.submit(IMAGE, Budget(deadline=now + 60, refine_by=now + SOON)) as mailbox:
@@ -103,17 +103,38 @@ def test_with_a_leaf_it_ends_when_refinements_were_to_end_and_without_one_at_the
             answer = await mailbox.answer()
             assert (answer.ensemble_size, answer.stop_reason) == (1, StopReason.DEADLINE)
             assert answer.ended_at == now + SOON
-        with delivery.submit(IMAGE, Budget(deadline=now + 60, refine_by=now + SOON)) as mailbox:
-            assert await mailbox.next(timeout=3 * SOON) is None, "a first leaf may come later"
+            assert bench.engine.snapshot().active == 0, "nobody waits for more"
+
+    on_loop(test, bench)
+
+
+@pytest.mark.parametrize("deadline", [60, None])
+def test_a_first_leaf_may_come_when_refinements_were_to_end_and_is_the_answer(
+    bench: Bench, deadline: float | None
+) -> None:
+    async def test(delivery: Delivery) -> None:
+        now = bench.clock.now
+        budget = Budget(deadline=None if deadline is None else now + deadline, refine_by=now + SOON)
+        with delivery.submit(IMAGE, budget) as mailbox:
+            assert await mailbox.next(timeout=3 * SOON) is None
             bench.engine.step()
-            refinement = await mailbox.next()
-            assert refinement is not None
-            assert refinement.ensemble_size == 1
-        with (
-            delivery.submit(IMAGE, Budget(deadline=now + 2 * SOON, refine_by=now + SOON)) as mailbox,
-            pytest.raises(DeadlineMissedError),
-        ):
-            await mailbox.answer()
+            answer = await mailbox.answer()
+            assert (answer.ensemble_size, answer.stop_reason) == (1, StopReason.DEADLINE)
+            assert bench.engine.snapshot().active == 0, "nobody waits for more"
+
+    on_loop(test, bench)
+
+
+@pytest.mark.parametrize("refine_by", [SOON, 60])
+def test_without_a_leaf_it_ends_at_the_deadline_whenever_refinements_were_to_end(
+    bench: Bench, refine_by: float
+) -> None:
+    async def test(delivery: Delivery) -> None:
+        now = bench.clock.now
+        budget = Budget(deadline=now + 2 * SOON, refine_by=now + refine_by)
+        with delivery.submit(IMAGE, budget) as mailbox, pytest.raises(DeadlineMissedError):
+            async with asyncio.timeout(30):
+                await mailbox.answer()
 
     on_loop(test, bench)
 

@@ -13,13 +13,15 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from service.arrival import Arrival, Head
-from service.protocol import StampingProtocol
+from service.protocol import server_config
+from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
-BUSY = 0.2
+BUSY = 0.5
 """Seconds that a request keeps the event loop from all others."""
+SETTINGS = Settings.model_validate({})
 
 
 async def busy(scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,24 +33,31 @@ async def busy(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def serving(heads: list[Head]) -> AsyncIterator[tuple[str, int]]:
-    """A server of `busy`, at an address; the heads of its requests are added when they are over."""
+async def serving(heads: list[Head]) -> AsyncIterator[uvicorn.Server]:
+    """A server of `busy`, with the configuration of ours; the heads of its requests are added when they are over."""
     app = Arrival(busy, clock=time.monotonic, waited=lambda: 0.0, on_end=lambda path, head, seconds: heads.append(head))
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, http=StampingProtocol, lifespan="off", log_config=None))
+        server = uvicorn.Server(server_config(app, SETTINGS, lifespan="off"))
         task = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started:
-            await asyncio.sleep(0.01)
-        yield listening.getsockname()
-        server.should_exit = True
-        await task
+        try:
+            while not server.started:
+                await asyncio.sleep(0.01)
+            yield server
+        finally:
+            server.should_exit = True
+            await task
+
+
+async def connection(server: uvicorn.Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(*server.servers[0].sockets[0].getsockname())
 
 
 async def test_a_request_has_been_there_since_it_was_read() -> None:
     heads: list[Head] = []
-    async with serving(heads) as address:
-        clients = [await asyncio.open_connection(*address) for _ in range(2)]
-        await asyncio.sleep(0.1)  # so that the server has taken both
+    async with serving(heads) as server:
+        clients = [await connection(server) for _ in range(2)]
+        while len(server.server_state.connections) < 2:
+            await asyncio.sleep(0.01)
         before = time.monotonic()
         for _, writer in clients:
             writer.write(REQUEST)
@@ -62,10 +71,11 @@ async def test_a_request_has_been_there_since_it_was_read() -> None:
 
 async def test_a_head_that_comes_in_pieces_has_come_with_its_last() -> None:
     heads: list[Head] = []
-    async with serving(heads) as address:
-        reader, writer = await asyncio.open_connection(*address)
+    async with serving(heads) as server:
+        reader, writer = await connection(server)
         writer.write(REQUEST[:20])
-        await asyncio.sleep(0.1)
+        while not any(getattr(taken, "headers", None) is not None for taken in server.server_state.connections):
+            await asyncio.sleep(0.01)  # until its beginning has been read
         last = time.monotonic()
         writer.write(REQUEST[20:])
         await reader.read()

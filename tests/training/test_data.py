@@ -63,10 +63,12 @@ def test_fewer_training_images_are_some_of_all_and_the_held_out_ones_stay(image_
     assert held_out_then == held_out
 
 
-def test_more_training_images_than_there_are_is_an_error(image_folder: Path) -> None:
+def test_more_training_images_than_there_are_or_too_few_for_all_classes_are_an_error(image_folder: Path) -> None:
     assert len(load(image_folder, train_images=54).train) == 54
     with pytest.raises(DataError, match="--train-images 55: of 60 images 6 are held out, so at most 54"):
         load(image_folder, train_images=55)
+    with pytest.raises(DataError, match="--train-images 2: a class has none of them; take more"):
+        load(image_folder, train_images=2)
 
 
 def test_the_training_images_are_normalised_to_mean_0_and_deviation_1(image_folder: Path) -> None:
