@@ -1,7 +1,7 @@
 """Protocol: how uvicorn serves an app of ours, and its HTTP/1.1, which takes down when the head of a request was read.
 
-The app sees a request only when its task has its turn on the event loop: measured under load, a quarter to a third of a
-millisecond later in the median and one in one of a hundred. Deadlines count from when it was read.
+The app sees a request only when its task has its turn on the event loop: measured under load, a fifth to a third of a
+millisecond later in the median and a whole one in one of a hundred. Deadlines count from when it was read.
 """
 
 from __future__ import annotations
