@@ -177,8 +177,8 @@ def _split(training: _Listing, held_out: float, train_images: int | None) -> tup
     """Training images, all or so many of them, and held-out images, drawn at random."""
     count = len(training.labels)
     cut = max(1, round(count * held_out))
-    if train_images is not None and train_images > count - cut:
-        most = count - cut
+    most = count - cut
+    if train_images is not None and train_images > most:
         raise DataError(f"--train-images {train_images}: of {count} images {cut} are held out, so at most {most}")
     order = torch.randperm(count, generator=generator(SPLIT_SEED)).tolist()
     train = training.take(sorted(order[cut:][:train_images]))

@@ -34,7 +34,8 @@ START_SECONDS = 180.0
 END_SECONDS = 20.0
 """A server that has not ended this long after SIGTERM is killed."""
 YIELD = ("nice", "-n", "5")
-"""Client and server share the cores: the client goes first, so that it sends when it means to."""
+"""Client and server share the cores: the client goes first, in closed loops, and in open ones where it may not be
+`punctual`."""
 
 PRIVATE = {
     "BENTOML_DO_NOT_TRACK": "True",
