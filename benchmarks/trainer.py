@@ -2,14 +2,16 @@
 
     python -m benchmarks.trainer --architecture hne_small --batch-size 128 --steps 50
 
-Every variant does the trainer's own steps (augmentation, forward, loss, backward, update) on random images:
+Every variant does the trainer's own steps (augmentation, forward, loss, backward, update) on random images, in another
+way of computing the forward pass, with the same weights:
 
-- compiled or eager;
-- channels-last or contiguous activations;
-- pointwise convolutions grouped, or as batched matrix products over the groups, with the same weights.
+- plain: eager grouped convolutions on contiguous activations, as a trainer without any care;
+- channels-last: the same on channels-last activations;
+- products: that, with pointwise convolutions as batched matrix products over the groups;
+- group-major: the layout of `model_core.group_major`;
+- compiled: any of the last three through torch.compile; graphs: that in CUDA graphs.
 
-The plain one, eager with contiguous grouped convolutions, is what a trainer without any care does. Variants take turns,
-so that a machine's moods meet all of them; a compiled variant warms up before it is timed.
+Variants take turns, so that a machine's moods meet all of them; a compiled variant warms up before it is timed.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import chain, count, product
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,18 +37,38 @@ from training.config import TrainConfig
 from training.data import ImageDataset
 from training.images import DeviceImages
 from training.run import begin, device_of, spec_of
+from training.step import Computation, StepLoss
 from training.trainer import RunOptions, Trainer
 
 __all__ = ["BatchedPointwise", "Variant", "measure", "with_batched_pointwise"]
+
+
+EAGERLY = Computation()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One way of computing the same step."""
 
-    compiled: bool
-    channels_last: bool
-    batched_products: bool
+    computation: Computation = EAGERLY
+    channels_last: bool = True
+    products: bool = False
+
+
+EAGER = {
+    "plain": Variant(channels_last=False),
+    "channels-last": Variant(),
+    "products": Variant(products=True),
+}
+COMPILED = {
+    "compiled channels-last": Variant(computation=Computation(compiled=True)),
+    "compiled products": Variant(computation=Computation(compiled=True), products=True),
+    "compiled group-major": Variant(computation=Computation(compiled=True, group_major=True)),
+}
+GRAPHS = {
+    "compiled group-major, graphs": Variant(computation=Computation(compiled=True, group_major=True, graphs=True)),
+}
+VARIANTS = EAGER | COMPILED | GRAPHS
 
 
 class BatchedPointwise(nn.Module):
@@ -85,11 +107,11 @@ def with_batched_pointwise(model: HierarchicalEnsemble) -> int:
 
 
 def measure(
-    config: TrainConfig, variants: Sequence[Variant], *, steps: int, warm_up: int, repeats: int, out: Path
+    config: TrainConfig, variants: Mapping[str, Variant], *, steps: int, warm_up: int, repeats: int, out: Path
 ) -> list[dict[str, Any]]:
     """Images per second of each variant: median, least and most over the repeats."""
     device = device_of(config)
-    runs = [_Run(config, variant, device, out) for variant in variants]
+    runs = [_Run(config, variant, device, out) for variant in variants.values()]
     for run in runs:
         run.seconds(warm_up)
     assert config.batch_size is not None
@@ -98,8 +120,8 @@ def measure(
         for run, found in zip(runs, speeds, strict=True):
             found.append(steps * config.batch_size / run.seconds(steps))
     return [
-        {**asdict(variant), "images_per_second": median(found), "least": min(found), "most": max(found)}
-        for variant, found in zip(variants, speeds, strict=True)
+        {"variant": name, "images_per_second": median(found), "least": min(found), "most": max(found)}
+        for name, found in zip(variants, speeds, strict=True)
     ]
 
 
@@ -107,16 +129,15 @@ class _Run:
     """A trainer that computes its steps in one way."""
 
     def __init__(self, config: TrainConfig, variant: Variant, device: torch.device, out: Path) -> None:
-        changes = {"compile": "on" if variant.compiled else "off"}
-        config = TrainConfig.from_json(json.dumps(json.loads(config.to_json()) | changes))
         data = _random_images(config, device)
         state = begin(config, data)
-        if variant.batched_products:
+        if variant.products:
             with_batched_pointwise(state.model)
         self._layout = torch.channels_last if variant.channels_last else torch.contiguous_format
         self._trainer = Trainer(state, data, RunOptions(out=out), device)
-        self._trainer.model.to(memory_format=self._layout)
-        self._trainer.model.train()
+        model = self._trainer.model.to(memory_format=self._layout)
+        self._trainer.loss = StepLoss(model, config, device, variant.computation)
+        model.train()
         self._batches = self._endless(data, config)
 
     def seconds(self, steps: int) -> float:
@@ -163,7 +184,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="steps per timing (default: 50)")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before (default: 10)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--eager-only", action="store_true", help="without compiled variants")
+    parser.add_argument("--variants", choices=list(VARIANTS), nargs="+", help="default: all; graphs on a GPU only")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/trainer.json"))
     given = parser.parse_args()
     config = TrainConfig(
@@ -173,14 +194,11 @@ def main() -> None:
         device=given.device,
         threads=given.threads,
     ).resolved()
-    variants = [
-        Variant(compiled=compiled, channels_last=channels_last, batched_products=batched_products)
-        for compiled, channels_last, batched_products in product((False, True), repeat=3)
-        if not (compiled and given.eager_only)
-    ]
+    device = device_of(config)
+    chosen = given.variants or [name for name in VARIANTS if name not in GRAPHS or device.type == "cuda"]
+    variants = {name: VARIANTS[name] for name in chosen}
     with tempfile.TemporaryDirectory() as out:
         rows = measure(config, variants, steps=given.steps, warm_up=given.warm_up, repeats=given.repeats, out=Path(out))
-    device = device_of(config)
     report = {
         "benchmark": "trainer",
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
@@ -190,15 +208,13 @@ def main() -> None:
     }
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    plain = rows[0]["images_per_second"]
+    first = rows[0]["images_per_second"]
     print(f"{report['machine']}, {given.architecture}, batches of {given.batch_size}, {given.precision}")
-    print("| compiled | channels-last | pointwise as | images/s | least to most | times the plain |")
-    print("|---|---|---|---:|---:|---:|")
+    print("| variant | images/s | least to most | times the first |")
+    print("|---|---:|---:|---:|")
     for row in rows:
-        words = ["yes" if row["compiled"] else "no", "yes" if row["channels_last"] else "no"]
-        words.append("batched products" if row["batched_products"] else "grouped convolutions")
         speed = row["images_per_second"]
-        words += [f"{speed:,.0f}", f"{row['least']:,.0f} to {row['most']:,.0f}", f"{speed / plain:.2f}"]
+        words = [row["variant"], f"{speed:,.0f}", f"{row['least']:,.0f} to {row['most']:,.0f}", f"{speed / first:.2f}"]
         print(f"| {' | '.join(words)} |")
 
 

@@ -55,4 +55,5 @@ def sgd(model: HierarchicalEnsemble, config: TrainConfig, sizes: Sequence[int]) 
         weight = gradient_weight(config.loss, model.tree, index, sizes) if own else 1.0
         weight_decay = config.weight_decay * weight
         groups.append({"params": model.block(index).parameters(), "weight": weight, "weight_decay": weight_decay})
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    on_gpu = next(model.parameters()).is_cuda
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=on_gpu or None)

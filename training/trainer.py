@@ -27,13 +27,14 @@ from training.data import ImageDataset
 from training.errors import ConfigError, DivergedError
 from training.evaluation import leaf_logits, prefix_accuracies
 from training.initial import remarks, start_from
-from training.losses import objective, prefix_sizes
+from training.losses import prefix_sizes
 from training.mixing import mixed
 from training.optimizer import sgd
 from training.progress import LogRow, Progress
 from training.randomness import MIXING, MODEL, generator, mixed_seed
 from training.run_state import STATE_FILE, Position, RunState, Unlogged, check_data, data_card, trained_model
 from training.schedule import learning_rate
+from training.step import Computation, StepLoss
 from training.teacher import load_teacher
 
 __all__ = ["RunOptions", "Trainer", "new_run"]
@@ -96,12 +97,8 @@ class Trainer:
             raise ConfigError(f"--batch-size {self.batch_size}: there are only {len(data.train)} training images")
         self.position = state.position
         self.model: HierarchicalEnsemble = state.model.to(device).to(memory_format=torch.channels_last)
-        # The one place that wraps the model: several GPUs would be a DistributedDataParallel here.
-        self.forward: Callable[[Tensor], Tensor] = self.model
-        if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
-            self.forward = torch.compile(self.model)
-        self._sizes = prefix_sizes(self.model.tree.leaves, config.prefixes)
-        self.optimizer = sgd(self.model, config, self._sizes)
+        self.loss = StepLoss(self.model, config, device, Computation.chosen(config, self.model, device))
+        self.optimizer = sgd(self.model, config, prefix_sizes(self.model.tree.leaves, config.prefixes))
         for name, parameter in self.model.named_parameters():
             if name in state.momentum:
                 # Laid out like the parameter, as the optimizer itself would.
@@ -176,20 +173,9 @@ class Trainer:
         classes = self.model.spec.classes
         images, targets = mixed(images, labels, how=config.mix, share=config.mix_share, classes=classes, draws=draws)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            logits = self.forward(images)
             lesson = None if self.teacher is None else self.teacher(images)
-        loss = objective(
-            config.loss,
-            logits.float(),
-            targets,
-            sizes=self._sizes,
-            alpha=config.alpha,
-            temperature=config.temperature,
-            label_smoothing=config.label_smoothing,
-            teacher_bk=lesson,
-            teacher_weight=config.teacher_weight,
-        )
         self.optimizer.zero_grad()
+        loss = self.loss(images, targets, lesson)
         torch.autograd.backward(loss)
         self.optimizer.step()
         if self.average is not None:
@@ -248,7 +234,7 @@ class Trainer:
     def _check_finite(self) -> None:
         """Waits for the device, so only where that is waited for anyway."""
         numbers = [self._loss_sum, *(x for x in self.model.state_dict().values() if x.is_floating_point())]
-        if torch.stack([x.isfinite().all() for x in numbers]).all():
+        if torch.stack(torch._foreach_norm(numbers, torch.inf)).isfinite().all():  # of the largest of each
             return
         out, done = self.options.out, self.position.epoch * self.steps_per_epoch + self.position.step
         kept = "the last sound state is kept" if (out / STATE_FILE).exists() else "nothing was saved"

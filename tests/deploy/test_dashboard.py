@@ -51,7 +51,7 @@ def expressions() -> list[str]:
     return [query.expression for query in queries()] + [rule["expr"] for rule in RULES]
 
 
-@pytest.mark.parametrize("expression", expressions())
+@pytest.mark.parametrize("expression", dict.fromkeys(expressions()))
 def test_expression_asks_for_exported_metrics(expression: str, exported: dict[str, set[str]]) -> None:
     recorded = {rule["record"] for rule in RULES if "record" in rule}
     names = set(METRIC.findall(re.sub(r"\bhne(:\w+)+", "", expression)))

@@ -1,0 +1,76 @@
+"""How a training step's loss is computed: the forward pass and the objective as one function, compiled or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model_core.group_major import GroupMajor
+from model_core.grouped import HierarchicalEnsemble
+from training.config import TrainConfig
+from training.losses import objective, prefix_sizes
+
+__all__ = ["Computation", "StepLoss"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computation:
+    """One way of computing the same loss, up to rounding."""
+
+    compiled: bool = False
+    group_major: bool = False
+    """The layout of `model_core.group_major`."""
+    graphs: bool = False
+    """The compiled kernels in CUDA graphs: one launch forwards and one backwards."""
+
+    @classmethod
+    def chosen(cls, config: TrainConfig, model: HierarchicalEnsemble, device: torch.device) -> Computation:
+        """The fastest that was measured for such a device (the ledger's experiment 2d), unless the user decides."""
+        on_gpu = device.type == "cuda"
+        compiled = config.compile == "on" or (config.compile == "auto" and on_gpu)
+        fast = compiled and on_gpu
+        return cls(compiled=compiled, group_major=fast and GroupMajor.supports(model), graphs=fast)
+
+
+class StepLoss:
+    """The objective of a batch under a configuration."""
+
+    def __init__(
+        self, model: HierarchicalEnsemble, config: TrainConfig, device: torch.device, computation: Computation
+    ) -> None:
+        self._group_major = GroupMajor(model) if computation.group_major else None
+        forward: Callable[[Tensor], Tensor] = self._group_major or model
+        sizes = prefix_sizes(model.tree.leaves, config.prefixes)
+
+        def loss(images: Tensor, targets: Tensor, lesson: Tensor | None) -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                logits_lbk = forward(images)
+            return objective(
+                config.loss,
+                logits_lbk.float(),
+                targets,
+                sizes=sizes,
+                alpha=config.alpha,
+                temperature=config.temperature,
+                label_smoothing=config.label_smoothing,
+                teacher_bk=lesson,
+                teacher_weight=config.teacher_weight,
+            )
+
+        mode = "reduce-overhead" if computation.graphs else "default"
+        self._loss: Any = torch.compile(loss, mode=mode, dynamic=False) if computation.compiled else loss
+
+    def __call__(self, images: Tensor, targets: Tensor, lesson: Tensor | None = None) -> Tensor:
+        """The loss (a scalar, to be differentiated) of images (B, C, H, W) under labels (B,) or probabilities (B, K).
+
+        Args:
+            lesson: logits (B, K) of another teacher.
+        """
+        if self._group_major is not None:
+            self._group_major.count_batch()
+        result: Tensor = self._loss(images, targets, lesson)
+        return result
