@@ -3,7 +3,8 @@
     python -m benchmarks.gpu
     python -m benchmarks.gpu --device cpu --batches 1 8 --no-compile  # the same without one, to try it
 
-All of it with images in and logits out, as the engine does it, through the runner that serves:
+The same command goes on where it was interrupted: every finished row is a line of the .jsonl beside the output. All of
+it with images in and logits out, as the engine does it, through the runner that serves:
 
 - wide: the whole ensemble of N networks as one segment;
 - steps: one network after the other, which costs a launch and a copy of logits for each;
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.client import write_report
+from benchmarks.load.journal import Journal
 from benchmarks.load.plot import draw_latency
 from model_core.checkpoint import load_checkpoint
 from model_core.errors import ModelError
@@ -111,25 +113,42 @@ def timed(contenders: dict[str, Work], images: Array, repeats: int) -> dict[str,
     return {name: median(found) for name, found in seconds.items()}
 
 
-def measure(package: Package, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for each precision, ensemble size and batch."""
-    random = np.random.default_rng(options.seed)
+def measure(package: Package, options: argparse.Namespace, journal: Journal) -> Iterator[dict[str, Any]]:
+    """A row for each precision, ensemble size and batch; those in the journal are not measured again."""
+    sizes = [segment.width for segment in package.manifest.spec.tree.segments() if segment.start == 0]
     for precision in options.precisions:
-        by_size = ways(package, precision, options)
+        by_size: dict[int, dict[str, Work]] = {}
         for batch in options.batches:
-            images = random.standard_normal((batch, *package.manifest.spec.input_shape), np.float32)
-            for size, contenders in by_size.items():
-                seconds = timed(contenders, images, options.repeats)
-                grouped = seconds.get("grouped")
-                yield {
-                    "precision": precision,
-                    "N": size,
-                    "batch": batch,
-                    **{f"{name} ms": 1e3 * seconds[name] for name in ("wide", "steps", "eager")},
-                    "grouped ms": None if grouped is None else 1e3 * grouped,
-                    "images/s": batch / seconds["wide"],
-                    "of grouped": None if grouped is None else grouped / seconds["wide"],
-                }
+            for size in sorted(sizes):
+                key = f"{precision}, batch {batch}, N = {size}"
+                if key not in journal.cells:
+                    by_size = by_size or ways(package, precision, options)
+                    journal.add(key, _row(package, by_size[size], precision, batch, size, options))
+                    print(f"{key}: {journal.cells[key]['wide ms']:.3f} ms", flush=True)
+                yield journal.cells[key]
+
+
+def _row(
+    package: Package,
+    contenders: dict[str, Work],
+    precision: str,
+    batch: int,
+    size: int,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    random = np.random.default_rng(options.seed)
+    images = random.standard_normal((batch, *package.manifest.spec.input_shape), np.float32)
+    seconds = timed(contenders, images, options.repeats)
+    grouped = seconds.get("grouped")
+    return {
+        "precision": precision,
+        "N": size,
+        "batch": batch,
+        **{f"{name} ms": 1e3 * seconds[name] for name in ("wide", "steps", "eager")},
+        "grouped ms": None if grouped is None else 1e3 * grouped,
+        "images/s": batch / seconds["wide"],
+        "of grouped": None if grouped is None else grouped / seconds["wide"],
+    }
 
 
 def findings(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -155,13 +174,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _options(argv)
     try:
         package = Package.load(options.model or shipped_model())
-        rows = list(measure(package, options))
+        manifest = package.manifest
+        card = {"name": manifest.name, "version": manifest.version, "sha256": package.sha256}
+        gpu = options.device != "cpu" and torch.cuda.is_available()
+        device = torch.cuda.get_device_name(options.device) if gpu else "CPU, without graphs"
+        how = {name: getattr(options, name) for name in ("repeats", "seed")}
+        conditions = how | {"model": package.sha256, "device": device, "most": max(options.batches)}
+        journal = Journal(options.output.with_suffix(".jsonl"), conditions | {"grouped": options.compile})
+        if not journal.path.exists():
+            journal.begin({})
+        rows = list(measure(package, options, journal))
     except (ModelError, ServiceError) as error:
         raise SystemExit(f"the model cannot be served: {error}") from error
-    manifest = package.manifest
-    card = {"name": manifest.name, "version": manifest.version, "sha256": package.sha256}
-    device = torch.cuda.get_device_name(options.device) if options.device != "cpu" else "CPU, without graphs"
-    how = {name: getattr(options, name) for name in ("repeats", "seed")}
     lines = findings(rows)
     write_report(
         options.output,

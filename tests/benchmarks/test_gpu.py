@@ -11,6 +11,7 @@ import torch
 from benchmarks import gpu
 from model_core.grouped import HierarchicalEnsemble
 from model_core.package import Package
+from service.runners import Array
 from tests.service.engines import images
 
 
@@ -36,6 +37,31 @@ def test_every_size_and_batch_is_timed_in_every_way(tiny_package: Path, tmp_path
         assert row["images/s"] == pytest.approx(1e3 * row["batch"] / row["wide ms"])
         assert min(row["steps ms"], row["eager ms"]) > 0
     assert (tmp_path / "gpu.svg").stat().st_size > 0
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    tiny_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (
+        f"--model {tiny_package} --device cpu --precisions float32 --batches 1 --repeats 1 --no-compile "
+        f"--output {tmp_path / 'gpu.json'}"
+    ).split()
+    measured: list[int] = []
+
+    def timed(contenders: dict[str, gpu.Work], images: Array, repeats: int) -> dict[str, float]:
+        measured.append(len(images))
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return dict.fromkeys(contenders, 0.001 * len(measured))
+
+    monkeypatch.setattr(gpu, "timed", timed)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main(command)
+    gpu.main(command)
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [(row["N"], round(row["wide ms"])) for row in rows] == [(1, 1), (2, 2), (4, 4), (8, 5), (16, 6)]
+    with pytest.raises(SystemExit, match="begun with another repeats"):
+        gpu.main([*command, "--repeats", "2"])
 
 
 def test_what_it_found_is_said_in_words() -> None:
