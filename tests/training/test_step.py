@@ -11,6 +11,8 @@ from model_core.build import build_model
 from model_core.grouped import HierarchicalEnsemble
 from model_core.zoo import architecture
 from training.config import TrainConfig
+from training.losses import prefix_sizes
+from training.optimizer import sgd
 from training.step import Computation, StepLoss
 
 CPU = torch.device("cpu")
@@ -59,3 +61,26 @@ def test_networks_of_other_layers_are_compiled_as_they_are() -> None:
     transformer = build_model(architecture("hne_transformer"))
     chosen = Computation.chosen(TrainConfig(), transformer, torch.device("cuda"))
     assert (chosen.compiled, chosen.group_major) == (True, False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_in_graphs_a_gpu_takes_the_same_steps(model: HierarchicalEnsemble) -> None:
+    config = TrainConfig(precision="float32", lr=0.05).resolved()
+    device = torch.device("cuda")
+    batches = [(torch.randn(8, 3, 32, 32, device=device), torch.randint(10, (8,), device=device)) for _ in range(6)]
+    courses = []
+    for computation in (Computation(), Computation.chosen(config, model, device)):
+        trained = deepcopy(model).to(device)
+        loss, optimizer = StepLoss(trained, config, device, computation), sgd(trained, config, prefix_sizes(4))
+        course = torch.zeros((), device=device)
+        losses = []
+        for images, labels in batches:
+            optimizer.zero_grad()
+            step = loss(images, labels)
+            step.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            course += step.detach()  # as the trainer adds them up
+            losses.append(course.item())
+        courses.append(losses)
+    assert courses[1] == pytest.approx(courses[0], rel=0.02)
