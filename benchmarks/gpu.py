@@ -123,6 +123,8 @@ def measure(package: Package, options: argparse.Namespace, journal: Journal) -> 
                 key = f"{precision}, batch {batch}, N = {size}"
                 if key not in journal.cells:
                     by_size = by_size or ways(package, precision, options)
+                    if not journal.cells:
+                        journal.begin({})
                     journal.add(key, _row(package, by_size[size], precision, batch, size, options))
                     print(f"{key}: {journal.cells[key]['wide ms']:.3f} ms", flush=True)
                 yield journal.cells[key]
@@ -176,13 +178,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         package = Package.load(options.model or shipped_model())
         manifest = package.manifest
         card = {"name": manifest.name, "version": manifest.version, "sha256": package.sha256}
-        gpu = options.device != "cpu" and torch.cuda.is_available()
-        device = torch.cuda.get_device_name(options.device) if gpu else "CPU, without graphs"
+        on_gpu = options.device != "cpu"
+        if on_gpu and not torch.cuda.is_available():
+            raise SystemExit("PyTorch finds no GPU here; --device cpu tries the benchmark without one")
+        device = torch.cuda.get_device_name(options.device) if on_gpu else "CPU, without graphs"
         how = {name: getattr(options, name) for name in ("repeats", "seed")}
         conditions = how | {"model": package.sha256, "device": device, "most": max(options.batches)}
         journal = Journal(options.output.with_suffix(".jsonl"), conditions | {"grouped": options.compile})
-        if not journal.path.exists():
-            journal.begin({})
         rows = list(measure(package, options, journal))
     except (ModelError, ServiceError) as error:
         raise SystemExit(f"the model cannot be served: {error}") from error

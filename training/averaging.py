@@ -32,12 +32,14 @@ class WeightAverage:
         ours, theirs = self.model.state_dict(), model.state_dict()
         real = [name for name, tensor in ours.items() if tensor.is_floating_point()]
         self._average, self._current = [ours[name] for name in real], [theirs[name] for name in real]
-        self._counters = [(ours[name], theirs[name]) for name in ours.keys() - set(real)]
+        counters = sorted(ours.keys() - set(real))
+        self._counters = [ours[name] for name in counters], [theirs[name] for name in counters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the model's present state, after `step` (from 0, counted over the whole run)."""
         weight = 1 - min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._average, self._current, weight)
-        for ours, theirs in self._counters:
-            ours.copy_(theirs)
+        ours, theirs = self._counters
+        if ours:
+            torch._foreach_copy_(ours, theirs)

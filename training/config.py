@@ -27,8 +27,8 @@ Mixing = Literal["off", "mixup", "cutmix"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["bf16", "float32"]
 PRECISION = (
-    "bf16 autocast or float32, whose convolutions on a GPU are TF32; unless told, hne-train train takes float32 where "
-    "the processor has no bf16 instructions"
+    "bf16 autocast or float32, whose convolutions and products on a GPU are TF32; unless told, hne-train train takes "
+    "float32 where the processor has no bf16 instructions"
 )
 
 # Appendix A, "Hyper-parameter settings". A folder is trained like CIFAR. The held-out fractions are MSDNet's:
@@ -133,7 +133,12 @@ class TrainConfig:
     seed: Annotated[int, Setting("decides initial weights, order and augmentation")] = 0
     device: Annotated[str, Setting("cpu, cuda, cuda:1, ...; auto: a GPU if there is one", free=True)] = "auto"
     compile: Annotated[
-        Switch, Setting("torch.compile; auto: on a GPU only (on CPUs eager was measured faster)", free=True)
+        Switch,
+        Setting(
+            "torch.compile, on a GPU with another layout of activations and CUDA graphs; auto: on a GPU only (on CPUs "
+            "eager was measured faster)",
+            free=True,
+        ),
     ] = "auto"
     threads: Annotated[int | None, Setting("CPU threads of PyTorch (default: its own choice)", free=True)] = None
     workers: Annotated[int, Setting("processes that decode images larger than 64 pixels", free=True)] = 8

@@ -1,7 +1,7 @@
 """Evaluates every ensemble size 1..N: what it costs, how accurate it is, how far its confidence can be trusted.
 
 Temperatures are fitted on the held-out images, everything else is measured on the test images. All of it in float32, on
-a GPU too: cuDNN's TF32, which keeps ten bits of mantissa, is off meanwhile.
+a GPU too: TF32, which keeps ten bits of mantissa, is off meanwhile.
 
 Shape legend: L leaves, M images, B batch, K classes.
 """
@@ -127,12 +127,13 @@ class Measurement(NamedTuple):
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    allowed = cudnn.allow_tf32, products.allow_tf32
+    cudnn.allow_tf32 = products.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+        cudnn.allow_tf32, products.allow_tf32 = allowed
 
 
 @_without_tf32()

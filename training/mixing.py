@@ -28,11 +28,14 @@ def mixed(
         draws: on the CPU; four draws.
 
     Returns:
-        New images and probabilities (B, K); the batch as it was and its labels (B,) where it is not mixed.
+        Images and probabilities (B, K), those of the labels where the batch is not mixed; with `off` what was given.
     """
     chance, own, row, column = torch.rand(4, generator=draws).tolist()
-    if how == "off" or chance >= share:
+    if how == "off":
         return images, labels_b
+    targets_bk = F.one_hot(labels_b, classes).float()  # in every batch, so that one form of the loss is compiled
+    if chance >= share:
+        return images, targets_bk
     neighbours = images.roll(1, 0)
     if how == "mixup":
         images = own * images + (1 - own) * neighbours
@@ -44,7 +47,6 @@ def mixed(
         images = images.clone()
         images[:, :, top:bottom, left:right] = neighbours[:, :, top:bottom, left:right]
         own = 1 - (bottom - top) * (right - left) / (height * width)
-    targets_bk = F.one_hot(labels_b, classes).float()
     return images, own * targets_bk + (1 - own) * targets_bk.roll(1, 0)
 
 

@@ -82,6 +82,8 @@ def device_of(config: TrainConfig) -> torch.device:
         torch.set_num_threads(config.threads)
     if device.type == "cpu":
         keep_freed_memory()
+    else:  # for matrix products, too: they are what convolutions are computed as, which cuDNN does in it
+        torch.backends.cuda.matmul.allow_tf32 = True
     return device
 
 

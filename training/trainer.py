@@ -16,7 +16,7 @@ from math import ceil
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_core.build import build_model
 from model_core.grouped import HierarchicalEnsemble
@@ -174,7 +174,7 @@ class Trainer:
         images, targets = mixed(images, labels, how=config.mix, share=config.mix_share, classes=classes, draws=draws)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             lesson = None if self.teacher is None else self.teacher(images)
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad()  # before the loss, whose graphs may use the memory of the last gradients again
         loss = self.loss(images, targets, lesson)
         torch.autograd.backward(loss)
         self.optimizer.step()
@@ -234,7 +234,7 @@ class Trainer:
     def _check_finite(self) -> None:
         """Waits for the device, so only where that is waited for anyway."""
         numbers = [self._loss_sum, *(x for x in self.model.state_dict().values() if x.is_floating_point())]
-        if torch.stack(torch._foreach_norm(numbers, torch.inf)).isfinite().all():  # of the largest of each
+        if nn.utils.get_total_norm(numbers, torch.inf).isfinite():  # the largest of all
             return
         out, done = self.options.out, self.position.epoch * self.steps_per_epoch + self.position.step
         kept = "the last sound state is kept" if (out / STATE_FILE).exists() else "nothing was saved"

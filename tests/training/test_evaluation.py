@@ -65,12 +65,16 @@ def test_a_model_that_gives_no_numbers_has_no_figures(data: ImageDataset, small_
 def test_figures_are_of_float32_and_not_of_tf32(
     data: ImageDataset, small_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    model, allowed = build_model(small_spec), []
-    model.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
+    places = torch.backends.cudnn, torch.backends.cuda.matmul
+    monkeypatch.setattr(places[0], "allow_tf32", True)
+    products = places[1].allow_tf32
+    places[1].allow_tf32 = True  # which monkeypatch cannot put back
+    model, allowed = build_model(small_spec), list[bool]()
+    model.register_forward_pre_hook(lambda *_: allowed.extend(place.allow_tf32 for place in places))
     evaluate(model, data)
     assert set(allowed) == {False}
-    assert torch.backends.cudnn.allow_tf32
+    assert all(place.allow_tf32 for place in places)
+    places[1].allow_tf32 = products
 
 
 def test_every_size_has_its_cost_accuracy_and_diversity(model: HierarchicalEnsemble, data: ImageDataset) -> None:
