@@ -9,7 +9,7 @@ way of computing the forward pass, with the same weights:
 - channels-last: the same on channels-last activations;
 - products: that, with pointwise convolutions as batched matrix products over the groups;
 - group-major: the layout of `model_core.group_major`;
-- compiled: any of the last three through torch.compile; graphs: that in CUDA graphs.
+- compiled: any of the last three through torch.compile; graphs: group-major so, in CUDA graphs.
 
 Variants take turns, so that a machine's moods meet all of them; a compiled variant warms up before it is timed.
 """
