@@ -1,7 +1,7 @@
 """The grouped form: all branches of a level at once. It is the model: it owns the weights and is trained.
 
-The other form of the same weights, leaf by leaf, is `depth_first`; the two agree to 1e-4 in evaluation mode. A GPU trains
-in another layout of this one, `group_major`.
+The other form of the same weights, leaf by leaf, is `depth_first`; the two agree to 1e-4 in evaluation mode. A GPU
+trains in another layout of this one, `group_major`.
 
 Shape legend: B batch, L leaves, K classes.
 """
