@@ -57,18 +57,17 @@ def ways(package: Package, precision: str, options: argparse.Namespace) -> dict[
     )
     for runner in (graphs, eager):
         runner.reserve(most)
-    first = sorted(segment.width for segment in graphs.segments if segment.start == 0)
-    leaves = package.manifest.spec.tree.leaves
+    tree = package.manifest.spec.tree
     found: dict[int, dict[str, Work]] = {
         size: {
             "wide": _through(graphs, [Segment(0, size)]),
             "steps": _through(graphs, [Segment(leaf) for leaf in range(size)]),
             "eager": _through(eager, [Segment(0, size)]),
         }
-        for size in first
+        for size in tree.widths(0)
     }
     if options.compile:
-        found[leaves]["grouped"] = _grouped(package, precision, options.device)
+        found[tree.leaves]["grouped"] = _grouped(package, precision, options.device)
     return found
 
 
@@ -115,11 +114,10 @@ def timed(contenders: dict[str, Work], images: Array, repeats: int) -> dict[str,
 
 def measure(package: Package, options: argparse.Namespace, journal: Journal) -> Iterator[dict[str, Any]]:
     """A row for each precision, ensemble size and batch; those in the journal are not measured again."""
-    sizes = [segment.width for segment in package.manifest.spec.tree.segments() if segment.start == 0]
     for precision in options.precisions:
         by_size: dict[int, dict[str, Work]] = {}
         for batch in options.batches:
-            for size in sorted(sizes):
+            for size in package.manifest.spec.tree.widths(0):
                 key = f"{precision}, batch {batch}, N = {size}"
                 if key not in journal.cells:
                     by_size = by_size or ways(package, precision, options)

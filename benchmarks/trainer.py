@@ -64,11 +64,9 @@ COMPILED = {
     "compiled channels-last": Variant(computation=Computation(compiled=True)),
     "compiled products": Variant(computation=Computation(compiled=True), products=True),
     "compiled group-major": Variant(computation=Computation(compiled=True, group_major=True)),
-}
-GRAPHS = {
     "compiled group-major, graphs": Variant(computation=Computation(compiled=True, group_major=True, graphs=True)),
 }
-VARIANTS = EAGER | COMPILED | GRAPHS
+VARIANTS = EAGER | COMPILED
 
 
 class BatchedPointwise(nn.Module):
@@ -195,8 +193,8 @@ def main() -> None:
         threads=given.threads,
     ).resolved()
     device = device_of(config)
-    chosen = given.variants or [name for name in VARIANTS if name not in GRAPHS or device.type == "cuda"]
-    variants = {name: VARIANTS[name] for name in chosen}
+    possible = [name for name, variant in VARIANTS.items() if device.type == "cuda" or not variant.computation.graphs]
+    variants = {name: VARIANTS[name] for name in given.variants or possible}
     with tempfile.TemporaryDirectory() as out:
         rows = measure(config, variants, steps=given.steps, warm_up=given.warm_up, repeats=given.repeats, out=Path(out))
     report = {

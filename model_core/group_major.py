@@ -35,6 +35,7 @@ class GroupMajor(nn.Module):
     def __init__(self, model: HierarchicalEnsemble) -> None:
         super().__init__()
         self.model = model
+        self._norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
     @staticmethod
     def supports(model: HierarchicalEnsemble) -> bool:
@@ -52,8 +53,7 @@ class GroupMajor(nn.Module):
     @torch.no_grad()
     def count_batch(self) -> None:
         """Tell every batch norm that it has seen a batch."""
-        norms = (module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d))
-        if counts := [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]:
+        if counts := [norm.num_batches_tracked for norm in self._norms if norm.num_batches_tracked is not None]:
             torch._foreach_add_(counts, 1)
 
 

@@ -75,8 +75,7 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        products = [seen * element for seen, element in _shifts(x, weight, stride)]
-        return sum(products[1:], products[0])
+        return _sum_of_shifts(x, weight, stride)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None]:
@@ -86,13 +85,12 @@ class _Depthwise(torch.autograd.Function):
         if ctx.stride != (1, 1):
             spread = torch.zeros_like(x)
             spread[:, :, ::vertical, ::horizontal] = gradient
-        products = [seen * element for seen, element in _shifts(spread, weight.flip(-1, -2), (1, 1))]
         sums = []
         for seen, _ in _shifts(x, weight, ctx.stride):
             terms = precise(seen) * precise(gradient)
             sums.append(_parts(terms.reshape(len(x), -1, x.shape[-1])).sum(2))
         of_weight = torch.stack(sums, -1).sum(1).view(weight.shape).to(weight.dtype)
-        return sum(products[1:], products[0]), of_weight, None
+        return _sum_of_shifts(spread, weight.flip(-1, -2), (1, 1)), of_weight, None
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -115,6 +113,11 @@ class _BatchNorm(torch.autograd.Function):
         of_bias, of_weight = sums.sum(2, keepdim=True)
         of_x = (gradient - (of_bias + standard * of_weight) / x.shape[1]) * (deviation * weight)
         return of_x.to(x.dtype), of_weight, of_bias, None
+
+
+def _sum_of_shifts(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:
+    first, *others = (seen * element for seen, element in _shifts(x, weight, stride))
+    return sum(others, first)
 
 
 def _shifts(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
