@@ -99,6 +99,13 @@ class TrainConfig:
     ] = "hd"
     alpha: Annotated[float, Setting("weight of the distillation loss, 0..1; Eq. 3 has the rest")] = 0.5
     temperature: Annotated[float, Setting("temperature T of the teacher's soft labels")] = 2.0
+    student_temperature: Annotated[
+        float | None,
+        Setting(
+            "temperature of the networks that learn from them (default: T, times T squared); "
+            "1: the loss of the paper's text read to the letter"
+        ),
+    ] = None
     prefixes: Annotated[
         Prefixes,
         Setting("ensembles that s, hd and boosted train: the powers of two (Eq. 1), or all sizes at the same weight"),
@@ -151,8 +158,8 @@ class TrainConfig:
             self._require(name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
         for name in ("momentum", "label_smoothing", "ema"):
             self._require(name, 0 <= getattr(self, name) < 1, "must lie in 0..1, below 1")
-        self._require("teacher", self.teacher is None or self.loss in ("d", "hd"), "needs --loss d or hd")
-        for name in ("train_images", "temperature", "lr", "epochs", "batch_size", "threads"):
+        self._require("teacher", self.teacher is None or self.distils, "needs --loss d or hd")
+        for name in ("train_images", "temperature", "student_temperature", "lr", "epochs", "batch_size", "threads"):
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "must be positive")
         for name in ("weight_decay", "warmup_epochs", "workers", "seed"):
@@ -166,16 +173,21 @@ class TrainConfig:
         if not holds:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: {rule}")
 
+    @property
+    def distils(self) -> bool:
+        """Whether soft labels are part of the loss."""
+        return self.loss in ("d", "hd")
+
     def check_effects(self, chosen: Iterable[str]) -> None:
         """Make sure that each chosen setting does something, together with the others.
 
         Raises:
             ConfigError: one does nothing.
         """
-        distils = self.loss in ("d", "hd")
         needs = {
-            "alpha": (distils, "needs --loss d or hd"),
-            "temperature": (distils, "needs --loss d or hd"),
+            "alpha": (self.distils, "needs --loss d or hd"),
+            "temperature": (self.distils, "needs --loss d or hd"),
+            "student_temperature": (self.distils, "needs --loss d or hd"),
             "prefixes": (self.loss in ("s", "hd", "boosted"), "needs --loss s, hd or boosted"),
             "teacher_weight": (self.teacher is not None, "needs --teacher"),
             "mix_share": (self.mix != "off", "needs --mix mixup or cutmix"),

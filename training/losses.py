@@ -9,8 +9,11 @@ parameters see the gradient that a network of its own would see, for which the l
 balance of the two terms is the paper's (the first leaf gets weight 1 from Eq. 3 and 1 + 1/2 + 1/4 + 1/8 from Eq. 6).
 Shared blocks receive the sum of their leaves' gradients; the trainer's optimizer divides it by their number.
 
-Temperature. Soft labels are softmax(teacher / T), compared with the student at the same T and multiplied by T^2,
-so that the gradient, which shrinks like 1/T^2, keeps its weight against the cross-entropy (Hinton et al. 2015).
+Temperature. Soft labels are softmax(y_E / T). The paper's text says no more, and names Song and Chai (2018), who, like
+Hinton et al. (2015), compare them with the student at the same T; so do we, times T^2, so that the gradient, which
+shrinks like 1/T^2, keeps its weight against the cross-entropy. Read to the letter, Eqs. 5 and 6 compare them with the
+networks' own softmax, which is a student temperature of 1: an ensemble learning from a softer copy of itself, a strong
+form of label smoothing.
 
 Nested ensembles. Eq. 1 names sizes 1, 2, 4, ..., N. For a binary tree these are its first subtrees. For other trees it
 is still Eq. 1 that the text gives: Figure 5 compares them with "our hierarchical distillation loss in all cases", at
@@ -91,14 +94,14 @@ def soft_labels(
 
 
 def distillation(logits_lbk: Tensor, labels_bk: Tensor, *, temperature: float) -> Tensor:
-    """L_D, Eq. 5: every network learns from the soft labels."""
+    """L_D, Eq. 5: every network, at its own temperature, learns from the soft labels."""
     return _soft_cross_entropy(logits_lbk, labels_bk, temperature)
 
 
 def hierarchical_distillation(
     logits_lbk: Tensor, labels_bk: Tensor, *, sizes: Sequence[int], temperature: float
 ) -> Tensor:
-    """L_HD, Eq. 6: every smaller nested ensemble (b = 0..B-1) learns from the soft labels.
+    """L_HD, Eq. 6: every smaller nested ensemble (b = 0..B-1), at its own temperature, learns from the soft labels.
 
     With other sizes than powers of two the sum keeps the weight that Eq. 6 has, so that alpha means the same.
     """
@@ -118,6 +121,7 @@ def objective(
     sizes: Sequence[int],
     alpha: float,
     temperature: float,
+    student_temperature: float | None = None,
     label_smoothing: float = 0.0,
     teacher_bk: Tensor | None = None,
     teacher_weight: float = 0.0,
@@ -125,6 +129,10 @@ def objective(
     """What is minimised: L_I, L_S, its boosted form, or (1 - alpha) L_I + alpha (L_D or L_HD).
 
     `sizes` are those of the nested ensembles, `prefix_sizes`. Returns a scalar.
+
+    Args:
+        temperature: of the soft labels.
+        student_temperature: of what learns from them; None: the same.
     """
     match name:
         case "i":
@@ -133,11 +141,13 @@ def objective(
             return structured(logits_lbk, targets, sizes=sizes, label_smoothing=label_smoothing)
         case "boosted":
             return boosted(logits_lbk, targets, sizes=sizes, label_smoothing=label_smoothing)
+    if student_temperature is None:
+        student_temperature = temperature
     labels_bk = soft_labels(logits_lbk, temperature=temperature, teacher_bk=teacher_bk, teacher_weight=teacher_weight)
     if name == "d":
-        distilled = distillation(logits_lbk, labels_bk, temperature=temperature)
+        distilled = distillation(logits_lbk, labels_bk, temperature=student_temperature)
     else:
-        distilled = hierarchical_distillation(logits_lbk, labels_bk, sizes=sizes, temperature=temperature)
+        distilled = hierarchical_distillation(logits_lbk, labels_bk, sizes=sizes, temperature=student_temperature)
     return (1 - alpha) * independent(logits_lbk, targets, label_smoothing=label_smoothing) + alpha * distilled
 
 

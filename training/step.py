@@ -57,6 +57,7 @@ class StepLoss:
                 sizes=sizes,
                 alpha=config.alpha,
                 temperature=config.temperature,
+                student_temperature=config.student_temperature,
                 label_smoothing=config.label_smoothing,
                 teacher_bk=lesson,
                 teacher_weight=config.teacher_weight,

@@ -83,6 +83,7 @@ def test_a_run_is_not_overwritten(run: Path, image_folder: Path, capsys: pytest.
         ("train --dataset folder --data {tmp}/none --out {tmp}/run", "{tmp}/none does not hold an image dataset"),
         ("train --alpha 2 --out {tmp}/run", "--alpha 2.0: must lie in 0..1"),
         ("train --alpha 0.3 --loss s --out {tmp}/run", "--alpha 0.3: needs --loss d or hd"),
+        ("train --student-temperature 1 --loss i --out {tmp}/run", "--student-temperature 1.0: needs --loss d or hd"),
         ("train --prefixes all --loss i --out {tmp}/run", "--prefixes all: needs --loss s, hd or boosted"),
         ("train --teacher-weight 0.3 --out {tmp}/run", "--teacher-weight 0.3: needs --teacher"),
         ("train --mix-share 0.3 --out {tmp}/run", "--mix-share 0.3: needs --mix"),

@@ -118,6 +118,23 @@ def test_alpha_mixes_cross_entropy_and_distillation(logits: torch.Tensor, target
     assert total(0.3) == pytest.approx(0.7 * total(0) + 0.3 * total(1))
 
 
+@pytest.mark.parametrize("name", ["d", "hd"])
+def test_a_student_temperature_of_1_is_the_equations_to_the_letter(
+    name: LossName, logits: torch.Tensor, targets: torch.Tensor
+) -> None:
+    students = [2**b for b in (0, 1)] if name == "hd" else None
+    values = logits.tolist()
+    expected = 0.0
+    for m in range(BATCH):
+        labels = softmax(mean_of_first(values, LEAVES, m), T)
+        outputs = [mean_of_first(values, n, m) for n in students] if students else [values[n][m] for n in range(LEAVES)]
+        for output in outputs:
+            expected -= sum(label * math.log(p) for label, p in zip(labels, softmax(output), strict=True)) / BATCH
+    loss = partial(objective, name, logits, targets, sizes=SIZES, alpha=1.0, temperature=T)
+    assert loss(student_temperature=1.0).item() == pytest.approx(expected)
+    assert loss(student_temperature=T).equal(loss())
+
+
 def test_a_single_network_has_nothing_to_distil(logits: torch.Tensor, targets: torch.Tensor) -> None:
     total = objective("hd", logits[:1], targets, sizes=(1,), alpha=0.5, temperature=T)
     assert total.item() == pytest.approx(0.5 * independent(logits[:1], targets).item())

@@ -34,7 +34,7 @@ FIXED = frozenset(
 )
 """What arms decide, so that no flag does."""
 
-OURS = frozenset({"node_rates", "precision", "held_out"})
+OURS = frozenset({"node_rates", "student_temperature", "precision", "held_out"})
 """What the paper does not say, so that its captions always do."""
 
 
@@ -81,10 +81,13 @@ class Protocol:
         if self.architectures is not None and self.architectures != study.architectures:
             words.append(f"{', '.join(self.architectures)} instead of {', '.join(study.architectures)}")
         rates = "one learning rate for all levels" if base.node_rates == "same" else "a learning rate per level"
+        student = "T on both sides of the distillation, times T squared"
+        if base.student_temperature is not None:
+            student = f"a temperature of {base.student_temperature:g} for what learns from soft labels"
         words.append(
             f"not in the paper: {rates}, residual branches of ResNets that start at zero, {base.precision}, "
             f"{base.held_out:.0%} of the training images held out for temperatures, "
-            "T on both sides of the distillation, times T squared"
+            f"{student}"
         )
         return words
 
@@ -137,8 +140,11 @@ def _planned(arm: Arm, architecture: str, protocol: Protocol) -> tuple[PlannedRu
 def _run(arm: Arm, base: TrainConfig) -> PlannedRun:
     assert base.epochs is not None
     scaled = replace(base, epochs=max(1, round(arm.epochs * base.epochs)), lr=float(f"{arm.lr * base.lr:.6g}"))
+    config = replace(scaled, **arm.changes)
+    if not config.distils:  # else a run of the same weights would have another name
+        config = replace(config, student_temperature=None)
     return PlannedRun(
-        config=replace(scaled, **arm.changes),
+        config=config,
         initial=None if arm.initial is None else _run(arm.initial, base),
         teacher=None if arm.teacher is None else PlannedRun(config=replace(base, architecture=arm.teacher)),
     )

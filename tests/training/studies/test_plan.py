@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,10 +95,22 @@ def test_what_differs_from_the_paper_is_said() -> None:
         "the training images held out for temperatures, T on both sides of the distillation, times T squared"
     )
     assert Protocol(changes={}).deviations(study_named("table1")) == [always]
-    other = Protocol(changes={"node_rates": "same", "precision": "float32", "held_out": 0.2})
+    other = Protocol(
+        changes={"node_rates": "same", "precision": "float32", "held_out": 0.2, "student_temperature": 1.0}
+    )
     (words,) = other.deviations(study_named("table1"))
+    assert words.endswith(", a temperature of 1 for what learns from soft labels")
     assert words.startswith("not in the paper: one learning rate for all levels, ")
     assert "float32, 20% of the training images held out" in words
+
+
+def test_how_soft_labels_are_learnt_names_only_runs_that_have_some() -> None:
+    def names(**changes: Any) -> list[str]:
+        return [run.name for run in study_named("table1").runs(Protocol(changes=changes, architectures=("hne_small",)))]
+
+    independent, structured, hierarchical = names()
+    assert names(student_temperature=1.0)[:2] == [independent, structured]
+    assert names(student_temperature=1.0)[2] != hierarchical
 
 
 def test_an_unknown_study_lists_the_known() -> None:
