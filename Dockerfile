@@ -33,8 +33,9 @@ ENV PATH=/opt/hne/bin:$PATH \
     HNE_HOST=0.0.0.0 \
     HNE_PORT=8000 \
     HNE_MODEL=/model
-# The one shipped package, readable whatever the modes of the checkout; mount another over it to serve that.
-COPY --chmod=555 deploy/models/*/ /model/
+# One package, readable whatever the modes of the checkout; mount another over it to serve that.
+ARG MODEL=hne-small-cifar10
+COPY --chmod=555 deploy/models/${MODEL}/ /model/
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \

@@ -31,9 +31,12 @@ def check_key(headers: Headers, service: Service) -> None:
     if not (keys := service.settings.api_keys):
         return
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    given = credentials if scheme.lower() == "bearer" and credentials else headers.get("x-api-key", "")
-    # Every key is compared, each in constant time, so that an answer's timing tells nothing about any.
-    matches = [hmac.compare_digest(given.encode(), key.get_secret_value().encode()) for key in keys]
+    shown = [headers.get("x-api-key", ""), credentials if scheme.lower() == "bearer" else ""]
+    # All are compared, each in constant time, so that an answer's timing tells nothing about any. A header's bytes were
+    # taken for Latin-1, whatever they are.
+    matches = [
+        hmac.compare_digest(given.encode("latin-1"), key.get_secret_value().encode()) for given in shown for key in keys
+    ]
     if not any(matches):
         raise UnauthorizedError("show an API key as Authorization: Bearer KEY or X-API-Key: KEY")
 

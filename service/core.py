@@ -107,17 +107,15 @@ class Core:
         if image.shape != self._input_shape:
             raise ValueError(f"the model takes images of shape {self._input_shape}, got {image.shape}")
         now, queues = self.clock(), self.ledger.queues
-        displaced: list[Request] = []
-        if queues.waiting >= self.settings.max_waiting:
-            if queues.last().priority <= budget.priority:
-                raise self._full()
-            displaced = [self.ledger.of(queues.last())]
+        full = queues.waiting >= self.settings.max_waiting
+        last = self.ledger.of(queues.last()) if full else None
+        if last is not None and last.entry.priority <= budget.priority:
+            raise self._full()
         request = self.ledger.admit(image, budget, listener, now)
-        updates = self._end(displaced, StopReason.DEADLINE, self._full()) if displaced else []
         if self._first_leaf_at(request, now) > request.entry.deadline:
             self.probes.refused(Segment(0))
-            updates += self._end([request], StopReason.DEADLINE, DeadlineMissedError())
-        return request.ticket, updates
+            return request.ticket, self._end([request], StopReason.DEADLINE, DeadlineMissedError())
+        return request.ticket, self._end([last], StopReason.DEADLINE, self._full()) if last is not None else []
 
     def end_all(self) -> Updates:
         """Answer everyone with what they have."""

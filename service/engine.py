@@ -35,6 +35,10 @@ HOPELESS, HOPELESS_SECONDS = 3, 2.0
 only a new process can use it again."""
 
 
+PAUSE = 0.001
+"""Seconds after which a policy that wants to run nothing of what waits is asked again, if nothing changes before."""
+
+
 class Engine:
     """Serves one package with one runner.
 
@@ -175,7 +179,8 @@ class Engine:
             if self._core.runner.name.endswith("-cpu"):  # a GPU would wait for it
                 stand_back()
             while self._await_work():
-                self.step() or self.probe()
+                if not (self.step() or self.probe()):
+                    self._pause()
                 if self._failures >= HOPELESS and self.clock() >= self._failing_since + HOPELESS_SECONDS:
                     logger.critical("%d batches failed in a row: nothing can be computed any more", self._failures)
                     break
@@ -188,6 +193,12 @@ class Engine:
         with self._changed:
             self._changed.wait_for(lambda: self._core.ledger.queues or self._core.probes or self._closed)
             return not self._closed
+
+    def _pause(self) -> None:
+        """Nothing of what waits is worth running now."""
+        with self._changed:
+            if self._core.ledger.queues:
+                self._changed.wait(PAUSE)
 
     def _tell(self, updates: Updates) -> None:
         tell(updates)

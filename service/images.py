@@ -86,7 +86,8 @@ class Decoder:
             if self._small and (pixels := self._plain(data)) is not None:
                 return self._normalise(pixels)
             with self._opened(data, name) as image:
-                if image.width * image.height <= SMALL_PIXELS:
+                sizes = image.size, resized(image.size, self._shorter_side)  # a thin strip grows
+                if all(width * height <= SMALL_PIXELS for width, height in sizes):
                     return self._input(image)
         if not self._places.acquire(blocking=False):
             raise QueueFullError(RETRY_AFTER)

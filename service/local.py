@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from service.client import Exposition, Heard, Listener
 from service.engine import Engine
 from service.errors import DrainingError, EngineLostError, ServiceError, StartingError
 from service.metrics import Recorder
+from service.processors import processors
 from service.request import Budget, Ticket
 from service.runners import Runner
 from service.runners.choice import choose_runner
@@ -69,7 +69,7 @@ class LocalEngine:
     def check_ready(self) -> None:
         """See `EngineClient.check_ready`."""
         if (failure := self.failure) is not None:
-            raise failure
+            raise failure.with_traceback(None)  # else each request's frames are added to those before
         if self._draining or self._running.draining:
             raise DrainingError
 
@@ -87,7 +87,7 @@ class LocalEngine:
 
     async def exposition(self, accept: str) -> Exposition:
         """See `EngineClient.exposition`."""
-        return self.recorder.exposition(accept)
+        return await asyncio.to_thread(self.recorder.exposition, accept)  # many milliseconds that no answer waits for
 
     async def drain(self, timeout: float) -> None:
         """See `EngineClient.drain`."""
@@ -104,7 +104,7 @@ class LocalEngine:
     @property
     def _running(self) -> Engine:
         if self._engine is None:
-            raise self._start_failure or StartingError()
+            raise self._start_failure.with_traceback(None) if self._start_failure else StartingError()
         return self._engine
 
     async def _start(self) -> None:
@@ -159,7 +159,7 @@ def make_runner(package: Package, settings: Settings) -> Runner:
     return choose_runner(
         package,
         settings.runner,
-        threads=settings.threads or _cores(),
+        threads=settings.threads or processors(),
         precision=settings.precision,
         max_batch=settings.max_batch,
     )
@@ -171,8 +171,3 @@ def process_registry() -> CollectorRegistry:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     return registry
-
-
-def _cores() -> int:
-    """The processor cores that this process may use; all of the machine's where the system does not tell (macOS)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -57,7 +57,12 @@ GAUGES: tuple[tuple[str, str, Callable[[EngineState], float]], ...] = (
 )
 
 
-FRONT_GAUGES: tuple[tuple[str, str, Callable[[FrontState], float], Callable[[Iterable[float]], float]], ...] = (
+def _together(rates: Sequence[float]) -> float:
+    """What several API processes bear that share the load alike, so that the weakest decides."""
+    return len(rates) * min(rates)
+
+
+FRONT_GAUGES: tuple[tuple[str, str, Callable[[FrontState], float], Callable[[Sequence[float]], float]], ...] = (
     ("hne_front_lag_seconds", "For how long requests may lie unseen", lambda front: front.lag, max),
     (
         "hne_front_reserve_seconds",
@@ -69,10 +74,10 @@ FRONT_GAUGES: tuple[tuple[str, str, Callable[[FrontState], float], Callable[[Ite
         "hne_front_bearable_rate",
         "Requests per second above which urgent ones get one network only; +Inf where no limit has shown",
         lambda front: front.bearable,
-        min,
+        _together,
     ),
 )
-"""Of several API processes the one that is worst off."""
+"""Of several API processes by the one that is worst off."""
 
 
 class _EngineCollector(Collector):
@@ -107,7 +112,7 @@ class _FrontCollector(Collector):
         """See `Collector`."""
         fronts = self._states() or [FrontState()]
         for name, text, read, worst in FRONT_GAUGES:
-            yield GaugeMetricFamily(name, text, value=worst(map(read, fronts)))
+            yield GaugeMetricFamily(name, text, value=worst([read(front) for front in fronts]))
 
 
 class Recorder:

@@ -20,12 +20,15 @@ WINDOW = 256
 """Answers that it looks back on."""
 SHARE = 0.25
 """Of a deadline that is kept back at most, beside the floor."""
+FLOOR_SHARE = 0.5
+"""Of a deadline that is kept back at most as the floor: a first leaf that may be late is worth more than none."""
 OVER = 2.0
 """A load is over when it was more than so many times the present one."""
 
 
 class Reserve:
-    """`floor` is kept back in any case (seconds): for what lies beyond the socket, which nobody here sees."""
+    """`floor` (seconds) is for what lies beyond the socket, which nobody here sees: kept back of all deadlines that are
+    long enough."""
 
     def __init__(self, floor: float, clock: Callable[[], float]) -> None:
         self._floor = floor
@@ -50,7 +53,7 @@ class Reserve:
 
     def of(self, seconds: float) -> float:
         """What to keep back of a deadline so many seconds away, so that time is left for a first leaf at all."""
-        return self._floor + min(self._lags.value, SHARE * seconds)
+        return min(self._floor, FLOOR_SHARE * seconds) + min(self._lags.value, SHARE * seconds)
 
     def ended(self, lag: float | None) -> None:
         """A request is over; its answer was out `lag` seconds after it was fixed, if that is known."""

@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+MOST = 2**63 - 1
+"""As much as fits into a message to the engine process."""
+
+
 class Options(BaseModel):
     """What a request may spend and what it wants back: the same names in the query, in a form and in JSON."""
 
@@ -41,8 +45,10 @@ class Options(BaseModel):
         "with the header X-Request-Timeout-Ms the shorter one counts.",
         examples=[50],
     )
-    max_flops: int | None = Field(default=None, gt=0, description="Multiply-adds to spend on an image at most.")
-    max_ensemble_size: int | None = Field(default=None, ge=1, description="Networks to average at most.")
+    max_flops: int | None = Field(
+        default=None, gt=0, le=MOST, description="Multiply-adds to spend on an image at most."
+    )
+    max_ensemble_size: int | None = Field(default=None, ge=1, le=MOST, description="Networks to average at most.")
     min_confidence: float | None = Field(
         default=None,
         gt=0,

@@ -91,9 +91,9 @@ class Settings(BaseSettings):
     reply_ms: float = Field(
         2,
         ge=0,
-        description="kept back from every deadline so that the answer arrives in time, milliseconds; beside it what "
-        "answers are seen to take to leave, up to a quarter of the deadline. Refinements end a little earlier still: "
-        "they risk a whole answer for a fraction of a point",
+        description="kept back from every deadline so that the answer arrives in time, milliseconds, up to half of "
+        "it; beside it what answers are seen to take to leave, up to a quarter. Refinements end a little earlier "
+        "still: they risk a whole answer for a fraction of a point",
     )
     max_body_bytes: Count = Field(10 * 2**20, description="largest request body, bytes")
     max_pixels: Count = Field(50_000_000, description="largest image, pixels")
@@ -110,7 +110,12 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [key for key in map(str.strip, value.split(",")) if key] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        keys = [key for key in map(str.strip, value.split(",")) if key]
+        if not keys:  # an unset variable in somebody's script must not open the service
+            raise ValueError("holds no key; leave it unset to let anyone ask")
+        return keys
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +31,7 @@ from service.problems import faults_of
 from service.request import Budget, Priority, Refinement
 from service.schemas import Answer, Options, Prediction
 from service.strain import URGENT_SECONDS
-from service.upload import read_upload
+from service.upload import has_options, read_upload
 
 __all__ = ["EVENT_STREAM", "PARAMETERS", "STREAM_PATH", "Submission", "submit", "wants_stream"]
 
@@ -146,14 +147,16 @@ async def _admitted(request: Request, service: Service) -> Submission:
     delivery = service.delivery  # a service that cannot answer now says so before the upload
     head, settings, clock = head_of(request), service.settings, service.clock
 
-    def due(options: Options) -> float:
-        asked = options.deadline_ms or settings.default_deadline_ms
+    def due(options: Options, *, default: float | None = settings.default_deadline_ms) -> float:
+        asked = options.deadline_ms or default
         return min(ms for ms in (asked, longest, settings.max_deadline_ms) if ms is not None)
 
     def instant(deadline_ms: float) -> float:
         return head.arrived_at + deadline_ms / 1e3 - service.reserve.of(deadline_ms / 1e3)
 
-    options, deadline_ms = query, due(query)
+    options = query
+    # A body that may name a deadline longer than the usual one has the time to say so.
+    deadline_ms = due(query, default=None) if has_options(request) else due(query)
     deadline = instant(deadline_ms)
     try:
         if (left := deadline - clock()) <= 0:
@@ -162,8 +165,8 @@ async def _admitted(request: Request, service: Service) -> Submission:
             upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
             if upload.is_list and wants_stream(request):
                 raise InvalidError({"body.images": "a stream answers one image"})
-            if upload.options is not None:
-                options = query.merged(upload.options)
+            if has_options(request):
+                options = query if upload.options is None else query.merged(upload.options)
                 deadline_ms = due(options)
                 deadline = instant(deadline_ms)
                 timeout.reschedule(asyncio.get_running_loop().time() + deadline - clock())
@@ -173,8 +176,10 @@ async def _admitted(request: Request, service: Service) -> Submission:
             turn_at = clock()
             images = await _decoded(service.decoder, upload.images)
     except TimeoutError as error:
+        missed = DeadlineMissedError()
         service.recorder.deadline_missed()
-        raise DeadlineMissedError from error
+        service.recorder.rejected(missed)
+        raise missed from error
     decoded_at = clock()
     due_at = head.due_at = head.arrived_at + deadline_ms / 1e3
     budget = Budget(
@@ -232,8 +237,12 @@ def _query(request: Request) -> tuple[Options, float | None]:
 
 @lru_cache(maxsize=QUERIES)
 def _options(query: bytes) -> Options:
-    """The options of a query string. Raises ValidationError."""
-    return Options.model_validate(dict(QueryParams(query)))
+    """The options of a query string. Raises ValidationError, InvalidError."""
+    given = QueryParams(query).multi_items()
+    times = Counter(name for name, _ in given)
+    if len(times) < len(given):
+        raise InvalidError({f"query.{name}": "is given twice" for name, count in times.items() if count > 1})
+    return Options.model_validate(dict(given))
 
 
 async def _decoded(decoder: Decoder, images: Mapping[str, bytes]) -> list[NDArray[np.float32]]:

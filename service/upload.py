@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -13,7 +14,7 @@ from service.errors import FormatError, InvalidError, MalformedError, TooLargeEr
 from service.problems import faults_of
 from service.schemas import JsonBody, Options
 
-__all__ = ["REQUEST_BODY", "Upload", "read_upload"]
+__all__ = ["REQUEST_BODY", "Upload", "has_options", "read_upload"]
 
 FILE_FIELDS = ("file", "image")
 MAX_FORM_FIELDS = 32
@@ -50,6 +51,11 @@ class Upload:
     """Whether the answer is a list."""
 
 
+def has_options(request: Request) -> bool:
+    """Whether the body is of a form that can hold options, by its Content-Type."""
+    return not _kind(request).startswith("image/")
+
+
 async def read_upload(request: Request, *, max_bytes: int, max_images: int) -> Upload:
     """Read and take apart the body.
 
@@ -61,13 +67,16 @@ async def read_upload(request: Request, *, max_bytes: int, max_images: int) -> U
         ClientDisconnect: the client went away before its end.
     """
     request = _limited(request, max_bytes)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind(request)
     if kind.startswith("image/"):
         if not (data := await request.body()):
             raise MalformedError("the body is empty; send the bytes of an image")
         return Upload(images={"image": data})
     if kind == "multipart/form-data":
-        return await _from_form(request, max_images)
+        try:
+            return await _from_form(request, max_images)
+        except HTTPException as error:  # how Starlette says that it is no form, or one of too many parts
+            raise MalformedError(f"the form cannot be read: {error.detail}") from error
     if kind == "application/json":
         return _from_json(await request.body(), max_images)
     raise FormatError(
@@ -76,7 +85,7 @@ async def read_upload(request: Request, *, max_bytes: int, max_images: int) -> U
 
 
 async def _from_form(request: Request, max_images: int) -> Upload:
-    async with request.form(max_files=max_images, max_fields=MAX_FORM_FIELDS) as form:
+    async with request.form(max_files=max_images + 1, max_fields=MAX_FORM_FIELDS) as form:
         images: dict[str, bytes] = {}
         fields: dict[str, str] = {}
         for name, value in form.multi_items():
@@ -94,6 +103,8 @@ async def _from_form(request: Request, max_images: int) -> Upload:
         raise InvalidError(faults_of(error, "body")) from error
     if not images:
         raise InvalidError({"body.file": "is missing"})
+    if len(images) > max_images:
+        raise InvalidError({"body.file": f"more than {max_images} images"})
     return Upload(images=images, options=options, is_list=len(images) > 1)
 
 
@@ -112,6 +123,10 @@ def _from_json(data: bytes, max_images: int) -> Upload:
     if len(images) > max_images:
         raise InvalidError({"body.images": f"{len(images)} images; at most {max_images} are allowed"})
     return Upload(images={f"body.images.{i}": data for i, data in enumerate(images)}, options=body, is_list=True)
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _limited(request: Request, max_bytes: int) -> Request:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import signal
 import threading
 from multiprocessing import parent_process
 
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
+from model_core.errors import ModelError
 from model_core.package import Package
 from service.channel.remote import RemoteEngine
 from service.front import create_front
@@ -19,20 +23,34 @@ from service.settings import Settings
 
 __all__ = ["create_worker"]
 
+logger = logging.getLogger(__name__)
+
+LAST_ANSWERS_SECONDS = 0.5
+"""For those who wait as this process finds that it cannot serve any more."""
+
 
 def create_worker(settings: Settings, address: str) -> FastAPI:
     """The app of an API process whose engine is at a ZeroMQ address.
 
-    Raises:
-        PackageError: the package was changed since the service started, and cannot be served.
+    Where the package was changed since the service started it ends with `STARTUP_FAILURE`, and so the service ends:
+    what is served is one model.
     """
     configure_logging(settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the supervisor says who ends when
     threading.Thread(target=_end_with_parent, name="hne-parent", daemon=True).start()
-    package = Package.load(settings.package)
-    app = create_front(Service(settings, package, RemoteEngine(address, package.sha256)))
+    try:
+        package = Package.load(settings.package)
+    except ModelError as error:
+        logger.critical("the model package was changed since the service started: %s", error)
+        raise SystemExit(STARTUP_FAILURE) from error
+    app = create_front(Service(settings, package, RemoteEngine(address, package.sha256, on_useless=_end)))
     keep_for_good()
     return app
+
+
+def _end() -> None:
+    """Soon, and so that the supervisor does not try again."""
+    asyncio.get_running_loop().call_later(LAST_ANSWERS_SECONDS, os._exit, STARTUP_FAILURE)
 
 
 def _end_with_parent() -> None:

@@ -12,7 +12,6 @@ size. An interrupted run goes on where it was.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from benchmarks.peers.servers import OURS, SERVERS, Server, ServerError, environ
 from benchmarks.peers.workload import Workload
 from benchmarks.peers.yardstick import Yardstick, measured
 from model_core.package import Package
+from service.processors import processors
 from service.settings import shipped_model
 
 CLIENT = "httptools"
@@ -132,16 +132,13 @@ def _options() -> argparse.Namespace:
     add("--deadlines", nargs="+", default=["3x"], help="ms, or 3x: times the full ensemble's latency (3x)")
     add("--seconds", type=float, default=6.0, help="of load in a cell (6)")
     add("--repeats", type=int, default=1, help="of every cell, each with arrivals of its own (1)")
-    add("--threads", type=int, default=_cores(), help=f"that compute, for all servers (one per core: {_cores()})")
+    cores = processors()
+    add("--threads", type=int, default=cores, help=f"that compute, for all servers (one per core: {cores})")
     add("--count", type=int, default=2000, help="images that are sent, drawn evenly from all classes (2000)")
     add("--seed", type=int, default=0, help="of images and arrivals (0)")
     add("--work", type=Path, default=Path("build/peers"), help="for environments, graphs and logs (build/peers)")
     add("--output", type=Path, default=Path("benchmarks/results/peers.json"), help="(benchmarks/results/peers.json)")
     return parser.parse_args()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -59,10 +59,23 @@ logger = logging.getLogger(__name__)
 
 
 class RemoteEngine:
-    """An `EngineClient` at a ZeroMQ address. `sha256` is the digest of the package that it must serve."""
+    """An `EngineClient` at a ZeroMQ address.
 
-    def __init__(self, address: str, sha256: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        sha256: the digest of the package that it must serve.
+        on_useless: called once where this end can never serve (any more) though the engine does.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        sha256: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_useless: Callable[[], None] = lambda: None,
+    ) -> None:
         self.clock = clock
+        self._on_useless = on_useless
         self.failure: ServiceError | None = None
         self.admits_at_once = False
         self.recorder = Reports(self._later)
@@ -74,6 +87,8 @@ class RemoteEngine:
         """Requests that have not ended, with their latest refinement."""
         self._questions = Questions()
         self._cancelled: list[int] = []
+        self._lagged = False
+        """Whether the last notes told of a lag, so that others have to tell that it is over, though nothing happens."""
         self._flush: asyncio.Handle | None = None
         self._flush_at = 0.0
         """When the notes go out. Not every event loop's handles tell (uvloop's of what is due at once)."""
@@ -103,7 +118,7 @@ class RemoteEngine:
     def check_ready(self) -> None:
         """See `EngineClient.check_ready`."""
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.with_traceback(None)  # else each request's frames are added to those before
         if not self._welcome.is_set():
             raise StartingError
         if self._draining:
@@ -175,6 +190,7 @@ class RemoteEngine:
         if sha256 != self._sha256:
             self.failure = ServiceError("the model package is not the one that the engine serves: it was changed")
             logger.critical("%s", self.failure)
+            self._on_useless()
         else:
             self._send(Ready())
         self._welcome.set()
@@ -225,6 +241,7 @@ class RemoteEngine:
         if not listening.cancelled():
             logger.critical("what the engine process says cannot be understood", exc_info=listening.exception())
             self._lose()
+            self._on_useless()
 
     def _lose(self) -> None:
         """The engine is gone: answer everyone with what they have."""
@@ -247,7 +264,7 @@ class RemoteEngine:
 
     async def _ask(self, question: Question) -> Answer:
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.with_traceback(None)
         if not self._welcome.is_set():
             raise StartingError
         self._send_notes(always=True)  # an answer holds what this process has counted itself, and how it is doing
@@ -271,11 +288,15 @@ class RemoteEngine:
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
-        if self.failure is not None or not (always or self._cancelled or self.recorder.events):
+        if self.failure is not None or not (always or self._cancelled or self.recorder.events or self._lagged):
             return
-        if self._send(Notes(self._cancelled, list(self.recorder.events), self.recorder.front())):
+        front = self.recorder.front()
+        if self._send(Notes(self._cancelled, list(self.recorder.events), front)):
             self._cancelled = []
             self.recorder.events.clear()
+            self._lagged = front.lag > 0
+            if self._lagged:
+                self._later(NOTES_SECONDS)
         else:
             self._later(NOTES_SECONDS)
 

@@ -132,7 +132,7 @@ class PyTorchRunner:
         return logits
 
     def close(self) -> None:
-        """Free the graphs and the device's memory."""
+        """Free the graphs and the activations; the weights go with the runner."""
         self._plans.clear()
         self._modules.clear()
         self._levels.clear()

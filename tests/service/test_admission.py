@@ -69,6 +69,15 @@ def test_in_a_full_queue_a_higher_priority_takes_the_place_of_the_least_urgent(m
     assert bench.metric("hne_rejections_total", reason="queue_full") == 4
 
 
+def test_who_cannot_make_it_takes_nobodys_place(make: MakeBench) -> None:
+    bench = make(max_waiting=1)
+    low = submit(bench, priority=Priority.LOW)
+    hopeless = submit(bench, slack=0.5 * seconds(bench.tree, Segment(0), 1), priority=Priority.HIGH)
+    assert isinstance(bench.failure(hopeless).error, DeadlineMissedError)
+    bench.run()
+    assert served(bench) == [low]
+
+
 def test_refinements_go_on_by_what_they_gain_whatever_the_priority(bench: Bench) -> None:
     tickets = [
         bench.engine.submit(IMAGE, Budget(priority=priority), bench.listen)

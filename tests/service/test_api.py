@@ -12,6 +12,7 @@ import pytest
 from fastapi.openapi.models import OpenAPI
 
 from model_core.package import Package
+from service.request import StopReason
 from tests.service.bodies import JPEG, encoded
 
 if TYPE_CHECKING:
@@ -102,10 +103,12 @@ async def test_headers_tell_id_and_timing(client: httpx.AsyncClient, photo: byte
 
 
 async def test_an_api_key_where_the_service_has_some(serving: Any, photo: bytes) -> None:
-    async with serving(api_keys="first, second") as served:
+    async with serving(api_keys="first, second, clé") as served:
         client = served.client
-        for headers in ({"authorization": "Bearer second"}, {"x-api-key": "first"}):
-            assert (await client.post("/predict", content=photo, headers=JPEG | headers)).status_code == 200
+        other = {"authorization": "Bearer of a gateway", "x-api-key": "first"}
+        for headers in ({"authorization": "Bearer second"}, {"x-api-key": "first"}, {"x-api-key": "clé"}, other):
+            shown = httpx.Headers(JPEG | headers, "utf-8")
+            assert (await client.post("/predict", content=photo, headers=shown)).status_code == 200
         for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "first, second"}, {"x-api-key": "kéy"}):
             refused = await client.post("/predict", content=photo, headers=httpx.Headers(JPEG | headers, "utf-8"))
             assert refused.status_code == 401
@@ -141,6 +144,7 @@ async def test_the_playground_needs_nothing_from_elsewhere(client: httpx.AsyncCl
     assert response.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert "://" not in response.text
+    assert all(f" {reason}: " in response.text for reason in StopReason), "it has a word for every end"
 
 
 async def test_neither_does_the_page_of_the_documentation(client: httpx.AsyncClient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -56,6 +57,22 @@ async def test_without_a_leaf_by_the_deadline_it_is_504(serving: Any, photo: byt
             response = await served.client.post("/predict", **request)
     assert response.status_code == 504
     assert response.json()["type"] == "urn:hne:problem:deadline-missed"
+
+
+async def test_a_body_may_name_a_longer_deadline_than_the_usual_one(serving: Any, photo: bytes) -> None:
+    body = json.dumps({"image": encoded(photo), "deadline_ms": 20_000, "max_ensemble_size": 1}).encode()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield body[:100]
+        await asyncio.sleep(0.3)
+        yield body[100:]
+
+    async with serving(default_deadline_ms=150) as served:
+        headers = {"content-type": "application/json"}
+        assert (await served.client.post("/predict", content=slowly(), headers=headers)).status_code == 200
+        late = await served.client.post("/predict", content=slowly(), headers=headers | {"x-request-timeout-ms": "150"})
+        assert late.status_code == 504
+        assert served.metric("hne_rejections_total", reason="deadline") == 1
 
 
 async def test_who_had_no_network_in_time_is_told_when_others_had_one(serving: Any, photo: bytes) -> None:

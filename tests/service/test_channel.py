@@ -214,13 +214,27 @@ async def test_figures_of_all_api_processes_are_one_exposition(far: Far) -> None
         assert await one.snapshot() == replace(far.engine.snapshot(), profile=(await one.snapshot()).profile)
 
 
+async def test_that_a_lag_is_over_is_told_though_nothing_happens(far: Far) -> None:
+    async with near_end(far) as (engine, _):
+        front = FrontState(lag=0.05)
+        engine.recorder.watch_front(lambda: front)
+        engine.recorder.deadline_missed()
+        await until(lambda: far.metric("hne_front_lag_seconds") == 0.05)
+        front = FrontState()
+        await until(lambda: far.metric("hne_front_lag_seconds") == 0.0)
+
+
 async def test_a_package_that_was_changed_meanwhile_is_not_served(far: Far) -> None:
-    engine = RemoteEngine(far.address, "another")
+    useless = asyncio.Event()
+    engine = RemoteEngine(far.address, "another", on_useless=useless.set)
     engine.start()
     try:
         await engine.started()
-        with pytest.raises(ServiceError, match="changed"):
-            engine.check_ready()
+        for _ in range(2):
+            with pytest.raises(ServiceError, match="changed") as refused:
+                engine.check_ready()
+            assert len(refused.traceback) == 2, "a frame here and one there, however many were refused before"
+        assert useless.is_set()
     finally:
         await engine.close()
 

@@ -1,6 +1,7 @@
 """How requests leave the engine: each once, whether they are cancelled, fail, are drained or come from many threads."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from model_core.package import Package
 from model_core.tree import Segment
-from service.engine import Engine, EngineSettings
+from service.engine import PAUSE, Engine, EngineSettings
 from service.errors import DrainingError, RunnerError
 from service.metrics import Recorder
 from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
@@ -232,6 +233,22 @@ def test_draining_lets_the_active_finish_in_time(bench: Bench) -> None:
     threaded.engine.close()
     ends = [threaded.ended[ticket] for ticket in tickets]
     assert [end.stop_reason for end in ends if isinstance(end, Refinement)] == [StopReason.COMPLETE] * 3
+
+
+def test_a_policy_that_runs_nothing_is_not_asked_all_the_time(bench: Bench) -> None:
+    asked = 0
+
+    def idle(situation: Situation) -> Decision | None:
+        nonlocal asked
+        asked += 1
+        return None
+
+    threaded, seconds = Threaded(bench, policy=idle), 0.3
+    ticket = threaded.engine.submit(images(1)[0], Budget(deadline=time.monotonic() + seconds), threaded.listen)
+    assert threaded.done.acquire(timeout=30)
+    threaded.engine.close()
+    assert isinstance(threaded.ended[ticket], Failure)
+    assert 1 <= asked <= 1 + seconds / PAUSE
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -188,12 +188,13 @@ async def test_the_pool_and_the_line_before_it_are_bounded() -> None:
 
 @pytest.mark.anyio
 async def test_a_small_image_needs_no_thread(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thumbnail of a few kilobytes is not small: what counts is what it is decoded to."""
+    """A thumbnail of a few kilobytes is not small: what counts is what it is decoded to, and then resized to."""
     threads: list[str] = []
     monkeypatch.setattr(Decoder, "_normalise", _noting(Decoder._normalise, threads))
-    for image in (encode(smooth(32, 32), "JPEG"), encode(smooth(40, 32)), encode(Image.new("RGB", (400, 400)))):
+    big, thin = Image.new("RGB", (400, 400)), Image.new("RGB", (1, 400))
+    for image in (encode(smooth(32, 32), "JPEG"), encode(smooth(40, 32)), encode(big), encode(thin)):
         await decoder.decode(image)
-    assert [thread.startswith("decode") for thread in threads] == [False, False, True]
+    assert [thread.startswith("decode") for thread in threads] == [False, False, True, True]
 
 
 def _noting(method: Callable[..., Any], threads: list[str]) -> Callable[..., Any]:

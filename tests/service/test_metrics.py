@@ -108,7 +108,7 @@ def test_gauges_are_read_when_somebody_looks(package: Package) -> None:
 def test_of_several_api_processes_the_worst_off_is_told(recorder: Recorder) -> None:
     value = recorder.registry.get_sample_value
     names = ("lag_seconds", "reserve_seconds", "bearable_rate")
-    assert [value(f"hne_front_{name}") for name in names] == [0.01, 0.02, 300]
+    assert [value(f"hne_front_{name}") for name in names] == [0.01, 0.02, 600]
 
 
 def test_limits_and_profile_are_told(recorder: Recorder) -> None:

@@ -43,6 +43,8 @@ def check_problem(response: httpx.Response, status: int) -> dict[str, Any]:
         ("top_k=11", "top_k", "the model has 10 classes"),
         ("model=other", "model", "valid: tiny"),
         ("deadline=5", "query.deadline", "valid: deadline_ms, max_flops"),
+        ("deadline_ms=5&top_k=1&deadline_ms=50", "query.deadline_ms", "twice"),
+        ("max_flops=100000000000000000000", "query.max_flops", "less than or equal to"),
     ],
 )
 async def test_an_invalid_option_is_422_and_named(
@@ -84,6 +86,7 @@ async def test_an_invalid_form_is_422_and_named(client: httpx.AsyncClient, photo
         ({"files": {"file": photo}, "data": {"top_k": "1"}, "params": {"top_k": 1}}, "body.top_k"),
         ({"files": {"top_k": (None, "1")}}, "body.file"),
         ({"files": [("file", photo), ("file", photo[:300])]}, "body.file.1"),
+        ({"files": [("file", photo)] * 5}, "body.file"),
     ):
         assert field in check_problem(await client.post("/predict", **request), 422)["errors"]
 
@@ -106,7 +109,8 @@ async def test_bodies_that_are_not_what_they_say(client: httpx.AsyncClient, phot
         (b"no part", "multipart/form-data; boundary=x", 400),
         (b"no boundary", "multipart/form-data", 400),
     ):
-        check_problem(await client.post("/predict", content=content, headers={"content-type": kind}), status)
+        problem = check_problem(await client.post("/predict", content=content, headers={"content-type": kind}), status)
+        assert problem["type"].startswith("urn:hne:problem:")
 
 
 async def test_too_many_bytes_or_pixels_are_413(client: httpx.AsyncClient) -> None:

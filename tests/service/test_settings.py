@@ -65,6 +65,13 @@ def test_keys_are_separated_by_commas_and_never_shown(monkeypatch: pytest.Monkey
     assert "alpha" not in repr(settings)
 
 
+@pytest.mark.parametrize("given", ["", ",", " "], ids=["empty", "comma", "blank"])
+def test_keys_that_are_none_do_not_open_the_service(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HNE_API_KEYS", given)
+    with pytest.raises(SettingsError, match=r"HNE_API_KEYS.*holds no key"):
+        load_settings([])
+
+
 def test_the_shipped_model_is_the_one_package_there_is(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"--model FOLDER or HNE_MODEL.*holds none"):
         shipped_model(tmp_path)
