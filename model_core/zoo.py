@@ -17,7 +17,8 @@ __all__ = ["ARCHITECTURES", "architecture"]
 
 BINARY = (1, 2, 2, 2, 2)
 
-# Table 2 (ResNet of depth 50 with depthwise bottlenecks, CIFAR). Strides of the first row of blocks 2 and 3 only.
+# Table 2 (ResNet of depth 50 with depthwise bottlenecks, CIFAR). Block 4 has stride 1: the table prints 2 for it, but
+# 8x8 -> 8x8 beside it.
 TABLE_2: tuple[tuple[Row, ...], ...] = (
     (Row("conv3x3", 1, 1, 16), Row("conv1x1", 1, 1, 64)),
     (Row("resnet+branching", 1, 1, 64), Row("resnet", 1, 2, 64)),

@@ -76,10 +76,7 @@ def _train(parsed: argparse.Namespace) -> int:
     config = None if parsed.resume else _new_config(chosen)
     with locked(out):  # before the dataset is read, so that an impossible --out is noticed at once
         if config is None:
-            state = RunState.load(out)
-            state = replace(state, config=state.config.resumed_with(chosen))
-            device = device_of(state.config)
-            data = open_data(state.config, state.model.spec, device)
+            state, device, data = reopen(RunState.load(out), chosen)
         elif (out / STATE_FILE).exists():
             raise RunError(f"{out} holds a run already: continue it with --resume, or choose another --out")
         else:

@@ -24,7 +24,7 @@ from model_core.grouped import HierarchicalEnsemble
 from model_core.package import EnsembleFigures
 from training.calibration import expected_calibration_error, fitted_temperature, negative_log_likelihood
 from training.data import ImageDataset
-from training.errors import RunError
+from training.errors import DivergedError, RunError
 from training.images import Images
 from training.progress import bar
 from training.streams import BudgetFigures, StreamFigures, budgeted, stream_figures
@@ -144,13 +144,13 @@ def evaluate(model: HierarchicalEnsemble, data: ImageDataset) -> Measurement:
     The model and the data are on the same device; the model is left in evaluation mode.
 
     Raises:
-        RunError: the model's outputs are no finite numbers.
+        DivergedError: the model's outputs are no finite numbers.
     """
     flops = count_costs(model).cumulative_flops
     held_out_logits, held_out_labels = leaf_logits(model, data.held_out)
     logits_lmk, labels_m = leaf_logits(model, data.test)
     if not (held_out_logits.isfinite().all() and logits_lmk.isfinite().all()):
-        raise RunError("the networks' outputs are not finite: the training has diverged; start anew with a lower --lr")
+        raise DivergedError("the networks' outputs are not finite; start anew with a lower --lr")
     figures, confidences, predictions = [], [], []
     outputs = zip(prefix_outputs(held_out_logits), prefix_outputs(logits_lmk), strict=True)
     for size, (held_out_mk, output_mk) in enumerate(outputs, 1):

@@ -4,10 +4,11 @@ Shape legend: L leaves, B batch, K classes, S nested ensembles. Targets are clas
 where images were mixed.
 
 Sums or means. Over images we take the mean, as everybody does who states a learning rate without the size of the
-dataset. Over networks (Eqs. 3, 5) and over nested ensembles (Eqs. 4, 6) we keep the paper's **sums**: a leaf's own
-parameters see the gradient that a network of its own would see, for which the learning rate of 0.1 is meant, and the
-balance of the two terms is the paper's (the first leaf gets weight 1 from Eq. 3 and 1 + 1/2 + 1/4 + 1/8 from Eq. 6).
-Shared blocks receive the sum of their leaves' gradients; the trainer's optimizer divides it by their number.
+dataset. Over networks (Eqs. 3, 5) and over nested ensembles (Eqs. 4, 6) we keep the paper's **sums**: under L_I a
+leaf's own parameters see the gradient that a network of its own would see, for which the learning rate of 0.1 is meant,
+and the balance of the two terms is the paper's (the first leaf gets weight 1 from Eq. 3 and 1 + 1/2 + 1/4 + 1/8 from
+Eq. 6; means over networks and ensembles instead would be alpha = 0.8 where this has 0.5). Shared blocks receive the sum
+of their leaves' gradients, which the optimizer takes into account (`training/optimizer.py`).
 
 Temperature. Soft labels are softmax(y_E / T). The paper's text says no more, and names Song and Chai (2018), who, like
 Hinton et al. (2015), compare them with the student at the same T; so do we, times T^2, so that the gradient, which

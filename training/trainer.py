@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -24,7 +24,7 @@ from model_core.spec import ModelSpec
 from training.averaging import WeightAverage
 from training.config import TrainConfig
 from training.data import ImageDataset
-from training.errors import ConfigError, DivergedError
+from training.errors import ConfigError, DataError, DivergedError
 from training.evaluation import leaf_logits, prefix_accuracies
 from training.initial import remarks, start_from
 from training.losses import prefix_sizes
@@ -145,7 +145,7 @@ class Trainer:
         batches = self.data.train.training_batches(self.batch_size, seed=self.config.seed, epoch=epoch, start=start)
         self.model.train()
         self._moved = self.options.clock()
-        for step, (images, labels) in enumerate(batches, start):
+        for step, (images, labels) in enumerate(self._saving_faults(batches), start):
             self.train_step(images, labels)
             progress.advance(len(labels))
             if step + 1 == self.steps_per_epoch:
@@ -161,6 +161,14 @@ class Trainer:
         self._move_to(epoch + 1, 0)
         self.save()  # first: a held-out image may be unreadable
         self._log_epoch(progress)
+
+    def _saving_faults(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches; where one cannot be read, what was learnt before is saved first."""
+        try:
+            yield from batches
+        except DataError:
+            self.save()
+            raise
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """One step of stochastic gradient descent, at the current position."""

@@ -129,6 +129,16 @@ def test_images_of_other_sizes_and_modes_are_resized_and_converted(copied_folder
     assert len(load(copied_folder).train) == 55
 
 
+def test_an_input_that_is_wider_than_high_is_cut_out_of_the_images(image_folder: Path) -> None:
+    config = TrainConfig(dataset="folder", data=image_folder).resolved()
+    data = load_dataset(config, size=(16, 24), device=CPU)
+    assert data.preprocessing.resize_shorter_side == 24
+    images, _ = next(iter(data.test.evaluation_batches(4)))
+    black = -torch.tensor(data.preprocessing.mean) / torch.tensor(data.preprocessing.std)
+    assert images.shape == (4, 3, 16, 24)
+    assert not torch.isclose(images, black[:, None, None]).all(1).any(), "no border was added"
+
+
 def test_a_missing_folder_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected train/CLASS/IMAGE"):
         load(tmp_path / "nowhere")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,22 @@ def test_a_run_that_dies_between_an_epochs_save_and_its_row_writes_the_row_later
     assert trainer(state, data, tmp_path).train()
     assert untimed(tmp_path) == untimed(finished)
     assert_same_state(finished, tmp_path)
+
+
+def test_an_unreadable_image_loses_nothing_that_was_learnt(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(self: object, *arguments: object, **options: object) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from islice(batches(data.train, *arguments, **options), 2)  # type: ignore[arg-type]
+        raise DataError("x.png: not a readable image")
+
+    batches = type(data.train).training_batches
+    run = trainer(new_run(settings(image_folder), small_spec, data), data, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(data.train), "training_batches", unreadable)
+        with pytest.raises(DataError, match="not a readable image"):
+            run.train()
+    assert RunState.load(tmp_path).position[:2] == (0, 2)
 
 
 def test_where_epochs_are_short_the_held_out_images_are_not_evaluated_after_each(

@@ -21,6 +21,15 @@ CO_DISTILLATION = tuple(
 NO_DISTILLATION = Arm(label="No distillation", changes=INDEPENDENT.changes)
 OURS = Arm(label="Hierarchical distillation")
 
+# What the paper's text leaves open. "We use a temperature T = 2 to generate soft-labels" names no other side; and were
+# its sums over networks and over ensembles means, the distillation would weigh as with alpha = 0.8 in sums.
+READINGS = (
+    INDEPENDENT,
+    Arm(label="$L_{HD}$, T on both sides", changes={"student_temperature": None}),
+    Arm(label="$L_{HD}$, T on the labels only", changes={"student_temperature": 1.0}),
+    Arm(label=r"$L_{HD}$, $\alpha$ = 0.8", changes={"student_temperature": None, "alpha": 0.8}),
+)
+
 # "We use the first three blocks as a backbone and implement 16 independent branches for the last two blocks."
 TREES = (
     Arm(label="Independent networks", changes={"branching": (16, 1, 1, 1, 1)}),
@@ -106,6 +115,14 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 about="Figure 3 for the larger network",
                 architectures=("hne",),
                 arms=_DIVERSITY.arms,
+                draw=curves,
+            ),
+            Study(
+                name="readings",
+                title="Readings of L_HD",
+                about="what the paper's text leaves open: which side has the temperature, sums or means",
+                architectures=("hne_small",),
+                arms=READINGS,
                 draw=curves,
             ),
             Study(

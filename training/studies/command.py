@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import get_args
 
 from training.arguments import add_settings, chosen_settings, integers, positive
-from training.errors import DivergedError, RunError
-from training.run import dataset_name
+from training.errors import ConfigError, DivergedError, RunError
+from training.run import dataset_name, spec_of
 from training.signals import stop_signals
 from training.studies.catalog import STUDIES, study_named
 from training.studies.conduct import Conduct
@@ -62,6 +62,8 @@ def _study(parsed: argparse.Namespace) -> int:
     study = study_named(parsed.name)
     changes = {name: value for name, value in chosen_settings(parsed).items() if name not in FIXED}
     dataset = changes.get("dataset", "cifar10")
+    if len(set(parsed.seeds)) < len(parsed.seeds):
+        raise ConfigError(f"--seeds {','.join(map(str, parsed.seeds))}: a seed twice is one run, not two")
     protocol = Protocol(
         changes=changes,
         seeds=parsed.seeds,
@@ -70,6 +72,8 @@ def _study(parsed: argparse.Namespace) -> int:
     )
     place = parsed.out / re.sub(r"[^a-z0-9]+", "-", dataset_name(protocol.base).lower()).strip("-")
     runs = study.runs(protocol)
+    for run in runs:  # a mistyped name is told before hours of training
+        spec_of(run.config)
     received: list[int] = []
     diverged: DivergedError | None = None
     if not parsed.only_draw:

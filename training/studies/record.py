@@ -96,7 +96,10 @@ class Line:
 
     @property
     def budgeted(self) -> list[tuple[float, float]]:
-        """Mean millions of FLOPs and accuracy in percent at each confidence threshold, mean over the seeds."""
+        """Mean millions of FLOPs and accuracy in percent at each confidence threshold, mean over the seeds; empty where
+        a record is older than this figure."""
+        if not all(record.evaluation.budgeted for record in self.records):
+            return []
         curves = zip(*(record.evaluation.budgeted for record in self.records), strict=True)
         return [(mean(row.flops for row in rows) / 1e6, 100 * mean(row.accuracy for row in rows)) for rows in curves]
 

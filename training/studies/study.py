@@ -70,7 +70,8 @@ class Protocol:
         return TrainConfig(**self.changes).resolved()
 
     def deviations(self, study: Study) -> list[str]:
-        """What differs from the paper's protocol, for the captions; last, what we do that the paper does not name."""
+        """What differs from the paper's protocol, for the captions: what was chosen, what we do that the paper does not
+        name, and arms with a schedule of their own."""
         base = self.base
         chosen, papers = base.decisive(), TrainConfig(dataset=base.dataset).resolved().decisive()
         words = [
@@ -86,10 +87,9 @@ class Protocol:
             student = f"a temperature of {base.student_temperature:g} for what learns from soft labels"
         words.append(
             f"not in the paper: {rates}, residual branches of ResNets that start at zero, {base.precision}, "
-            f"{base.held_out:.0%} of the training images held out for temperatures, "
-            f"{student}"
+            f"{base.held_out:.0%} of the training images held out for temperatures, {student}"
         )
-        return words
+        return words + [words_of for arm in study.arms if (words_of := _own_schedule(arm, base))]
 
 
 Draw = Callable[[Figure, Sequence[Line], Protocol], None]
@@ -130,6 +130,17 @@ class Study:
                 if records:
                     lines.append(Line(architecture=architecture, label=arm.label, planned=planned, records=records))
         return lines
+
+
+def _own_schedule(arm: Arm, base: TrainConfig) -> str:
+    """An arm's epochs and rate, where they are not the protocol's; "" where they are."""
+    if (arm.epochs, arm.lr, arm.initial) == (1, 1, None):
+        return ""
+    run = _run(arm, base)
+    words = f"{arm.label}: {run.config.epochs} epochs at lr {run.config.lr:g}"
+    if arm.initial is not None and run.initial is not None:
+        words += f" after {run.initial.config.epochs} at {run.initial.config.lr:g} of {arm.initial.label}"
+    return words
 
 
 def _planned(arm: Arm, architecture: str, protocol: Protocol) -> tuple[PlannedRun, ...]:

@@ -58,6 +58,7 @@ def test_studies_share_their_runs() -> None:
     assert len(names["table1"] & names["figure3"]) == 2
     assert names["figure6"] < names["table1"]
     assert len(names["figure5"] & names["figure3"]) == 1
+    assert len(names["readings"] & names["figure3"]) == 2
 
 
 def test_teachers_come_before_their_students_and_once() -> None:
@@ -102,6 +103,11 @@ def test_what_differs_from_the_paper_is_said() -> None:
     assert words.endswith(", a temperature of 1 for what learns from soft labels")
     assert words.startswith("not in the paper: one learning rate for all levels, ")
     assert "float32, 20% of the training images held out" in words
+
+
+def test_the_caption_tells_an_arms_own_schedule() -> None:
+    *_, own = Protocol(changes={"epochs": 12, "lr": 0.3}).deviations(study_named("grown"))
+    assert own == "Grown from a single network: 4 epochs at lr 0.1 after 30 at 0.2 of Single network"
 
 
 def test_how_soft_labels_are_learnt_names_only_runs_that_have_some() -> None:

@@ -174,6 +174,31 @@ def test_a_run_that_diverges_does_not_keep_the_others(
     assert len(list(tmp_path.glob("*/table1.md"))) == 1
 
 
+def test_a_record_older_than_a_figure_leaves_that_out(place: Path, image_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(place, tmp_path / place.name))
+    for path in copy.glob("runs/*-i-*/evaluation.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"budgeted": []}))
+    assert main(study("table1", image_folder, tmp_path, "--only-draw")) == 0
+    lines = json.loads((copy / "table1.json").read_text())["lines"]
+    assert [bool(line["budgeted"]) for line in lines] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (["--architectures", "hne_tiny,hne_tinny"], "hne_tinny"),
+        (["--seeds", "0,1,0"], "--seeds 0,1,0: a seed twice is one run"),
+    ],
+    ids=["architecture", "seed"],
+)
+def test_a_mistake_is_told_before_anything_is_trained(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], fault: str
+) -> None:
+    assert main(study("table1", image_folder, tmp_path, *flags)) == 2
+    assert fault in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_to_draw_and_a_foreign_run_are_refused(
     place: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
