@@ -33,12 +33,19 @@ def check_key(headers: Headers, service: Service) -> None:
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     shown = [headers.get("x-api-key", ""), credentials if scheme.lower() == "bearer" else ""]
     # All are compared, each in constant time, so that an answer's timing tells nothing about any. A header's bytes were
-    # taken for Latin-1, whatever they are.
+    # taken for Latin-1; a client may have meant UTF-8.
     matches = [
-        hmac.compare_digest(given.encode("latin-1"), key.get_secret_value().encode()) for given in shown for key in keys
+        hmac.compare_digest(given.encode("latin-1"), meant)
+        for given in shown
+        for key in keys
+        for meant in _encodings(key.get_secret_value())
     ]
     if not any(matches):
         raise UnauthorizedError("show an API key as Authorization: Bearer KEY or X-API-Key: KEY")
+
+
+def _encodings(key: str) -> tuple[bytes, bytes]:
+    return key.encode(), key.encode("latin-1", "backslashreplace")
 
 
 # These two never wait, but FastAPI would send plain functions to its thread pool: two hops a request.

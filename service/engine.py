@@ -73,6 +73,8 @@ class Engine:
         self._failures = 0
         """Batches in a row."""
         self._failing_since = 0.0
+        self._news = self._known = 0
+        """How often something has changed, and had when there was nothing to run."""
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         recorder.watch(self.snapshot)
@@ -107,7 +109,7 @@ class Engine:
         """
         with self._changed:
             self._core.ledger.cancel(ticket)
-            self._changed.notify_all()
+            self._tell([])
 
     def drain(self, timeout: float) -> None:
         """Admit nobody any more, and answer everyone: who is not done after `timeout` seconds gets what it has."""
@@ -146,6 +148,7 @@ class Engine:
             if given_up := self._core.give_up():
                 self._tell(given_up)
             batch = self._core.schedule()
+            self._known = self._news
         if batch is None:
             return False
         try:
@@ -197,9 +200,10 @@ class Engine:
     def _pause(self) -> None:
         """Nothing of what waits is worth running now."""
         with self._changed:
-            if self._core.ledger.queues:
+            if self._core.ledger.queues and self._known == self._news:
                 self._changed.wait(PAUSE)
 
     def _tell(self, updates: Updates) -> None:
         tell(updates)
+        self._news += 1
         self._changed.notify_all()

@@ -61,7 +61,8 @@ class Settings(BaseSettings):
     )
     threads: Count | None = Field(
         None,
-        description="CPU threads that compute a step at most, where they are faster than one; unset, one per core",
+        description="CPU threads that compute a step at most, where they are faster than one; unset, one per core, or "
+        "as many as the container has time for",
     )
     decode_threads: Count = Field(2, description="threads that decode images, in each of the API processes")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
@@ -154,14 +154,12 @@ async def _admitted(request: Request, service: Service) -> Submission:
     def instant(deadline_ms: float) -> float:
         return head.arrived_at + deadline_ms / 1e3 - service.reserve.of(deadline_ms / 1e3)
 
-    options = query
+    options, turn_at = query, None
     # A body that may name a deadline longer than the usual one has the time to say so.
     deadline_ms = due(query, default=None) if has_options(request) else due(query)
     deadline = instant(deadline_ms)
     try:
-        if (left := deadline - clock()) <= 0:
-            raise TimeoutError("its time was over before its turn came: no work is spent on it")
-        async with asyncio.timeout(left) as timeout:
+        async with asyncio.timeout(_left(deadline, clock)) as timeout:
             upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
             if upload.is_list and wants_stream(request):
                 raise InvalidError({"body.images": "a stream answers one image"})
@@ -169,7 +167,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
                 options = query if upload.options is None else query.merged(upload.options)
                 deadline_ms = due(options)
                 deadline = instant(deadline_ms)
-                timeout.reschedule(asyncio.get_running_loop().time() + deadline - clock())
+                timeout.reschedule(asyncio.get_running_loop().time() + _left(deadline, clock))
             top_k = _check(options, service)
             priority = PRIORITIES[options.priority]
             await service.turns.next(deadline, priority)
@@ -178,7 +176,8 @@ async def _admitted(request: Request, service: Service) -> Submission:
     except TimeoutError as error:
         missed = DeadlineMissedError()
         service.recorder.deadline_missed()
-        service.recorder.rejected(missed)
+        if turn_at is None:
+            service.recorder.rejected(missed)
         raise missed from error
     decoded_at = clock()
     due_at = head.due_at = head.arrived_at + deadline_ms / 1e3
@@ -225,6 +224,8 @@ def _query(request: Request) -> tuple[Options, float | None]:
         options = _options(request.scope["query_string"])
     except ValidationError as error:
         faults = faults_of(error, "query")
+    except InvalidError as error:
+        faults = dict(error.faults)
     if (given := request.headers.get(TIMEOUT_HEADER)) is not None:
         try:
             longest = _milliseconds.validate_python(given)
@@ -243,6 +244,13 @@ def _options(query: bytes) -> Options:
     if len(times) < len(given):
         raise InvalidError({f"query.{name}": "is given twice" for name, count in times.items() if count > 1})
     return Options.model_validate(dict(given))
+
+
+def _left(deadline: float, clock: Callable[[], float]) -> float:
+    """Seconds until then. Raises TimeoutError where there are none."""
+    if (left := deadline - clock()) <= 0:
+        raise TimeoutError("its time was over before its turn came: no work is spent on it")
+    return left
 
 
 async def _decoded(decoder: Decoder, images: Mapping[str, bytes]) -> list[NDArray[np.float32]]:

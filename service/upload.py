@@ -76,6 +76,8 @@ async def read_upload(request: Request, *, max_bytes: int, max_images: int) -> U
         try:
             return await _from_form(request, max_images)
         except HTTPException as error:  # how Starlette says that it is no form, or one of too many parts
+            if str(error.detail).startswith("Too many files"):
+                raise InvalidError({"body.file": f"more than {max_images} images"}) from error
             raise MalformedError(f"the form cannot be read: {error.detail}") from error
     if kind == "application/json":
         return _from_json(await request.body(), max_images)
@@ -85,7 +87,7 @@ async def read_upload(request: Request, *, max_bytes: int, max_images: int) -> U
 
 
 async def _from_form(request: Request, max_images: int) -> Upload:
-    async with request.form(max_files=max_images + 1, max_fields=MAX_FORM_FIELDS) as form:
+    async with request.form(max_files=max_images, max_fields=MAX_FORM_FIELDS) as form:
         images: dict[str, bytes] = {}
         fields: dict[str, str] = {}
         for name, value in form.multi_items():
@@ -103,8 +105,6 @@ async def _from_form(request: Request, max_images: int) -> Upload:
         raise InvalidError(faults_of(error, "body")) from error
     if not images:
         raise InvalidError({"body.file": "is missing"})
-    if len(images) > max_images:
-        raise InvalidError({"body.file": f"more than {max_images} images"})
     return Upload(images=images, options=options, is_list=len(images) > 1)
 
 

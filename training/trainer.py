@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -145,7 +146,7 @@ class Trainer:
         batches = self.data.train.training_batches(self.batch_size, seed=self.config.seed, epoch=epoch, start=start)
         self.model.train()
         self._moved = self.options.clock()
-        for step, (images, labels) in enumerate(self._saving_faults(batches), start):
+        for step, (images, labels) in enumerate(self._kept(batches), start):
             self.train_step(images, labels)
             progress.advance(len(labels))
             if step + 1 == self.steps_per_epoch:
@@ -162,12 +163,15 @@ class Trainer:
         self.save()  # first: a held-out image may be unreadable
         self._log_epoch(progress)
 
-    def _saving_faults(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches; where one cannot be read, what was learnt before is saved first."""
+    def _kept(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches; where one cannot be read, what was learnt from those before is saved first."""
+        start = self.position
         try:
             yield from batches
         except DataError:
-            self.save()
+            if self.position != start:
+                with suppress(DivergedError):  # there is nothing to save, and the image is what can be mended
+                    self.save()
             raise
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:

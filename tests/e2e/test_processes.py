@@ -232,19 +232,23 @@ async def test_a_killed_supervisor_leaves_no_process_behind(services: list[Runni
     await gone(service)
 
 
-async def test_a_model_that_is_replaced_under_it_ends_the_service(tiny_package: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", [False, True], ids=["by another", "by none"])
+async def test_a_model_that_is_replaced_under_it_ends_the_service(
+    tiny_package: Path, tmp_path: Path, broken: bool
+) -> None:
     """Instead of serving two models, or none from a process that is started again and again."""
     model = Path(shutil.copytree(tiny_package, tmp_path / "model"))
     with launched(model, "--api-processes", "1", TMPDIR=str(tmp_path)) as process:
         wait_until_ready(process)
         service = Running("", process, tmp_path)
         manifest = model / "manifest.json"
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": "9.9.9"}))
+        other = json.dumps(json.loads(manifest.read_text()) | {"version": "9.9.9"})
+        manifest.write_text("{" if broken else other)
         (api,) = service.apis
         os.kill(api, signal.SIGKILL)
         assert process.wait(PATIENCE) == 1
         assert process.stderr is not None
-        assert "it was changed" in process.stderr.read()
+        assert "was changed" in process.stderr.read()
         await gone(service)
 
 

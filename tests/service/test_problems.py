@@ -87,6 +87,7 @@ async def test_an_invalid_form_is_422_and_named(client: httpx.AsyncClient, photo
         ({"files": {"top_k": (None, "1")}}, "body.file"),
         ({"files": [("file", photo), ("file", photo[:300])]}, "body.file.1"),
         ({"files": [("file", photo)] * 5}, "body.file"),
+        ({"files": [("file", photo)] * 9}, "body.file"),
     ):
         assert field in check_problem(await client.post("/predict", **request), 422)["errors"]
 

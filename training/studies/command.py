@@ -62,6 +62,8 @@ def _study(parsed: argparse.Namespace) -> int:
     study = study_named(parsed.name)
     changes = {name: value for name, value in chosen_settings(parsed).items() if name not in FIXED}
     dataset = changes.get("dataset", "cifar10")
+    for name in sorted(study.decided & changes.keys()):
+        raise ConfigError(f"--{name.replace('_', '-')}: the study {study.name} decides that by itself")
     if len(set(parsed.seeds)) < len(parsed.seeds):
         raise ConfigError(f"--seeds {','.join(map(str, parsed.seeds))}: a seed twice is one run, not two")
     protocol = Protocol(

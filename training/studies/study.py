@@ -82,12 +82,13 @@ class Protocol:
         if self.architectures is not None and self.architectures != study.architectures:
             words.append(f"{', '.join(self.architectures)} instead of {', '.join(study.architectures)}")
         rates = "one learning rate for all levels" if base.node_rates == "same" else "a learning rate per level"
-        student = "T on both sides of the distillation, times T squared"
+        student = ", T on both sides of the distillation, times T squared"
         if base.student_temperature is not None:
-            student = f"a temperature of {base.student_temperature:g} for what learns from soft labels"
+            student = f", a temperature of {base.student_temperature:g} for what learns from soft labels"
         words.append(
             f"not in the paper: {rates}, residual branches of ResNets that start at zero, {base.precision}, "
-            f"{base.held_out:.0%} of the training images held out for temperatures, {student}"
+            f"{base.held_out:.0%} of the training images held out for temperatures"
+            + ("" if "student_temperature" in study.decided else student)
         )
         return words + [words_of for arm in study.arms if (words_of := _own_schedule(arm, base))]
 
@@ -109,6 +110,11 @@ class Study:
     draw: Draw | None = None
     published: bool = False
     """Whether it shows other systems' published points, whose sources the table then names."""
+
+    @property
+    def decided(self) -> frozenset[str]:
+        """The settings that some arm decides by itself."""
+        return frozenset(name for arm in self.arms for name in arm.changes)
 
     def runs(self, protocol: Protocol) -> list[PlannedRun]:
         """Every run that the study needs, each once, and after those that it needs itself."""
@@ -152,7 +158,7 @@ def _run(arm: Arm, base: TrainConfig) -> PlannedRun:
     assert base.epochs is not None
     scaled = replace(base, epochs=max(1, round(arm.epochs * base.epochs)), lr=float(f"{arm.lr * base.lr:.6g}"))
     config = replace(scaled, **arm.changes)
-    if not config.distils:  # else a run of the same weights would have another name
+    if not config.distils or config.student_temperature == config.temperature:  # a name for the same weights
         config = replace(config, student_temperature=None)
     return PlannedRun(
         config=config,

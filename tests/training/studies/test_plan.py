@@ -117,6 +117,9 @@ def test_how_soft_labels_are_learnt_names_only_runs_that_have_some() -> None:
     independent, structured, hierarchical = names()
     assert names(student_temperature=1.0)[:2] == [independent, structured]
     assert names(student_temperature=1.0)[2] != hierarchical
+    assert names(student_temperature=2.0)[2] == hierarchical, "T on both sides, said twice"
+    (words,) = Protocol(changes={}).deviations(study_named("readings"))
+    assert words.endswith("held out for temperatures")
 
 
 def test_an_unknown_study_lists_the_known() -> None:

@@ -184,17 +184,18 @@ def test_a_record_older_than_a_figure_leaves_that_out(place: Path, image_folder:
 
 
 @pytest.mark.parametrize(
-    ("flags", "fault"),
+    ("name", "flags", "fault"),
     [
-        (["--architectures", "hne_tiny,hne_tinny"], "hne_tinny"),
-        (["--seeds", "0,1,0"], "--seeds 0,1,0: a seed twice is one run"),
+        ("table1", ["--architectures", "hne_tiny,hne_tinny"], "hne_tinny"),
+        ("table1", ["--seeds", "0,1,0"], "--seeds 0,1,0: a seed twice is one run"),
+        ("readings", ["--student-temperature", "1"], "--student-temperature: the study readings decides that"),
     ],
-    ids=["architecture", "seed"],
+    ids=["architecture", "seed", "decided"],
 )
 def test_a_mistake_is_told_before_anything_is_trained(
-    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], fault: str
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, flags: list[str], fault: str
 ) -> None:
-    assert main(study("table1", image_folder, tmp_path, *flags)) == 2
+    assert main(study(name, image_folder, tmp_path, *flags)) == 2
     assert fault in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
