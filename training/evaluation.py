@@ -150,7 +150,9 @@ def evaluate(model: HierarchicalEnsemble, data: ImageDataset) -> Measurement:
     held_out_logits, held_out_labels = leaf_logits(model, data.held_out)
     logits_lmk, labels_m = leaf_logits(model, data.test)
     if not (held_out_logits.isfinite().all() and logits_lmk.isfinite().all()):
-        raise DivergedError("the networks' outputs are not finite; start anew with a lower --lr")
+        raise DivergedError(
+            "the networks' outputs are not finite: the training has diverged; start anew with a lower --lr"
+        )
     figures, confidences, predictions = [], [], []
     outputs = zip(prefix_outputs(held_out_logits), prefix_outputs(logits_lmk), strict=True)
     for size, (held_out_mk, output_mk) in enumerate(outputs, 1):

@@ -15,7 +15,7 @@ from model_core.costs import count_costs
 from model_core.grouped import HierarchicalEnsemble
 from model_core.spec import ModelSpec
 from training.data import ImageDataset
-from training.errors import RunError
+from training.errors import DivergedError, RunError
 from training.evaluation import Evaluation, evaluate, leaf_logits, prefix_accuracies
 from training.plots import plot_evaluation
 
@@ -58,7 +58,7 @@ def test_prefix_accuracies_average_logits_before_the_decision() -> None:
 def test_a_model_that_gives_no_numbers_has_no_figures(data: ImageDataset, small_spec: ModelSpec) -> None:
     broken = build_model(small_spec)
     next(broken.parameters()).data[0] = torch.nan
-    with pytest.raises(RunError, match="the training has diverged"):
+    with pytest.raises(DivergedError, match="the training has diverged"):
         evaluate(broken, data)
 
 
