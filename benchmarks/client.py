@@ -6,7 +6,6 @@ import argparse
 import http.client
 import json
 import math
-import os
 import platform
 import random
 import time
@@ -16,6 +15,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
+
+from service.processors import processors
 
 __all__ = [
     "Client",
@@ -165,7 +166,7 @@ def machine() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processors(),
         "python": platform.python_version(),
         "versions": {name: found.version for found in distributions() if (name := found.name) in LIBRARIES},
     }

@@ -154,16 +154,16 @@ async def _admitted(request: Request, service: Service) -> Submission:
     def instant(deadline_ms: float) -> float:
         return head.arrived_at + deadline_ms / 1e3 - service.reserve.of(deadline_ms / 1e3)
 
-    options, turn_at = query, None
+    options, turn_at, may_name_one = query, None, has_options(request)
     # A body that may name a deadline longer than the usual one has the time to say so.
-    deadline_ms = due(query, default=None) if has_options(request) else due(query)
+    deadline_ms = due(query, default=None) if may_name_one else due(query)
     deadline = instant(deadline_ms)
     try:
         async with asyncio.timeout(_left(deadline, clock)) as timeout:
             upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
             if upload.is_list and wants_stream(request):
                 raise InvalidError({"body.images": "a stream answers one image"})
-            if has_options(request):
+            if may_name_one:
                 options = query if upload.options is None else query.merged(upload.options)
                 deadline_ms = due(options)
                 deadline = instant(deadline_ms)

@@ -39,7 +39,7 @@ from service.channel.messages import (
     encode,
 )
 from service.channel.questions import Answer, Questions
-from service.channel.reports import NOTES_SECONDS, Reports
+from service.channel.reports import Reports
 from service.client import Admitted, Exposition, Heard, Listener
 from service.errors import DrainingError, EngineBusyError, EngineLostError, QueueFullError, ServiceError, StartingError
 from service.request import Budget, Failure, Refinement, StopReason, Ticket
@@ -78,7 +78,7 @@ class RemoteEngine:
         self._on_useless = on_useless
         self.failure: ServiceError | None = None
         self.admits_at_once = False
-        self.recorder = Reports(self._later)
+        self.recorder = Reports(self._send_notes)
         self._address = address
         self._sha256 = sha256
         self._listener: Listener = lambda heard: None
@@ -86,12 +86,6 @@ class RemoteEngine:
         self._active: dict[int, tuple[Ticket, Refinement | None]] = {}
         """Requests that have not ended, with their latest refinement."""
         self._questions = Questions()
-        self._cancelled: list[int] = []
-        self._lagged = False
-        """Whether the last notes told of a lag, so that others have to tell that it is over, though nothing happens."""
-        self._flush: asyncio.Handle | None = None
-        self._flush_at = 0.0
-        """When the notes go out. Not every event loop's handles tell (uvloop's of what is due at once)."""
         self._welcome = asyncio.Event()
         self._draining = False
 
@@ -117,10 +111,8 @@ class RemoteEngine:
 
     def check_ready(self) -> None:
         """See `EngineClient.check_ready`."""
-        if self.failure is not None:
-            raise self.failure.with_traceback(None)  # else each request's frames are added to those before
-        if not self._welcome.is_set():
-            raise StartingError
+        if (fault := self._fault) is not None:
+            raise fault
         if self._draining:
             raise DrainingError
 
@@ -134,10 +126,9 @@ class RemoteEngine:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """See `EngineClient.cancel`; what is cancelled in the same turn of the loop is one message."""
+        """See `EngineClient.cancel`."""
         if self._active.pop(ticket.number, None) is not None:
-            self._cancelled.append(ticket.number)
-            self._later(0)
+            self.recorder.cancelled(ticket.number)
 
     async def snapshot(self) -> EngineState:
         """See `EngineClient.snapshot`."""
@@ -157,12 +148,11 @@ class RemoteEngine:
 
     async def close(self) -> None:
         """Say what is left to say, and end."""
-        self._send_notes()
+        self.recorder.flush()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._flush is not None:
-            self._flush.cancel()
+        self.recorder.stop()
         self._socket.disable_monitor()
         self._context.destroy(linger=0 if self.failure else LINGER_MS)
 
@@ -263,42 +253,25 @@ class RemoteEngine:
     # Ask
 
     async def _ask(self, question: Question) -> Answer:
-        if self.failure is not None:
-            raise self.failure.with_traceback(None)
-        if not self._welcome.is_set():
-            raise StartingError
-        self._send_notes(always=True)  # an answer holds what this process has counted itself, and how it is doing
+        if (fault := self._fault) is not None:
+            raise fault
+        self.recorder.flush(always=True)  # an answer holds what this process has counted itself, and how it is doing
         if not self._send(question):
             raise EngineBusyError
         return await self._questions.wait(question.number)
 
+    @property
+    def _fault(self) -> ServiceError | None:
+        """Why the engine cannot be reached, if it cannot."""
+        if self.failure is not None:
+            return self.failure.with_traceback(None)  # else each request's frames are added to those before
+        return None if self._welcome.is_set() else StartingError()
+
     # Send
 
-    def _later(self, seconds: float) -> None:
-        """Send the notes within so many seconds."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + seconds
-        if self._flush is not None:
-            if self._flush_at <= due:
-                return
-            self._flush.cancel()
-        self._flush, self._flush_at = loop.call_at(due, self._send_notes), due
-
-    def _send_notes(self, *, always: bool = False) -> None:
-        if self._flush is not None:
-            self._flush.cancel()
-            self._flush = None
-        if self.failure is not None or not (always or self._cancelled or self.recorder.events or self._lagged):
-            return
-        front = self.recorder.front()
-        if self._send(Notes(self._cancelled, list(self.recorder.events), front)):
-            self._cancelled = []
-            self.recorder.events.clear()
-            self._lagged = front.lag > 0
-            if self._lagged:
-                self._later(NOTES_SECONDS)
-        else:
-            self._later(NOTES_SECONDS)
+    def _send_notes(self, notes: Notes) -> bool:
+        """As `_send`; with the engine gone there is nobody to tell, and nothing to try again."""
+        return self.failure is not None or self._send(notes)
 
     def _send(
         self, message: Hello | Ready | Submit | Notes | Question, body: NDArray[np.float32] | None = None

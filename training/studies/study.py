@@ -82,14 +82,18 @@ class Protocol:
         if self.architectures is not None and self.architectures != study.architectures:
             words.append(f"{', '.join(self.architectures)} instead of {', '.join(study.architectures)}")
         rates = "one learning rate for all levels" if base.node_rates == "same" else "a learning rate per level"
-        student = ", T on both sides of the distillation, times T squared"
-        if base.student_temperature is not None:
-            student = f", a temperature of {base.student_temperature:g} for what learns from soft labels"
-        words.append(
-            f"not in the paper: {rates}, residual branches of ResNets that start at zero, {base.precision}, "
-            f"{base.held_out:.0%} of the training images held out for temperatures"
-            + ("" if "student_temperature" in study.decided else student)
-        )
+        ours = [
+            *(rates, "residual branches of ResNets that start at zero", base.precision),
+            f"{base.held_out:.0%} of the training images held out for temperatures",
+        ]
+        if "student_temperature" not in study.decided:  # else the arms' labels say it
+            student = base.student_temperature
+            ours.append(
+                "T on both sides of the distillation, times T squared"
+                if student is None
+                else f"a temperature of {student:g} for what learns from soft labels"
+            )
+        words.append(f"not in the paper: {', '.join(ours)}")
         return words + [words_of for arm in study.arms if (words_of := _own_schedule(arm, base))]
 
 
