@@ -96,8 +96,9 @@ class EngineClient(Protocol):
             StartingError, DrainingError, ServiceError: it does not.
         """
 
-    def submit(self, image: NDArray[np.float32], budget: Budget) -> Ticket:
-        """Hand over a normalised image (C, H, W), which must not change afterwards. It returns at once.
+    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Ticket:
+        """Hand over a normalised image (C, H, W), which must not change afterwards. It returns at once; with `at_once`
+        possibly after a millisecond, in which a request that has the engine to itself is computed on the spot.
 
         What the engine says to it is heard later: `Admitted` unless `admits_at_once`, or the refusal as a failure.
 

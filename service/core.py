@@ -238,6 +238,15 @@ class Core:
             for size in self._tree.ensemble_sizes
         )
 
+    def seconds_alone(self) -> float:
+        """What the only request there is is expected to take to the ensemble size at which it must stop, step by step;
+        infinity if there is none, or not only one."""
+        if len(self.ledger) != 1:
+            return math.inf
+        (request,) = self.ledger.requests()
+        steps = range(min(request.entry.limit, self._tree.leaves))
+        return sum(self._profile.expected(Segment(step), 1) for step in steps)
+
     def _seconds_until(self, size: int, *, arriving: int = 0) -> float:
         return seconds_until(self.ledger.queues, self._profile, size, self._max_batch, arriving=arriving)
 

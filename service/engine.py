@@ -38,6 +38,9 @@ only a new process can use it again."""
 PAUSE = 0.001
 """Seconds after which a policy that wants to run nothing of what waits is asked again, if nothing changes before."""
 
+MOMENT = 0.001
+"""Seconds that a request may be expected to take at most, to be computed on the thread that submits it."""
+
 
 class Engine:
     """Serves one package with one runner.
@@ -67,12 +70,15 @@ class Engine:
         self._core = Core(
             package, runner, settings=settings, recorder=recorder, clock=clock, profile=profile, policy=policy
         )
+        self._on_cpu = runner.name.endswith("-cpu")
         self._draining = False
         self._closed = False
         self._lost = False
         self._failures = 0
         """Batches in a row."""
         self._failing_since = 0.0
+        self._busy = False
+        """Somebody computes, on whichever thread."""
         self._news = self._known = 0
         """How often something has changed, and had when there was nothing to run."""
         self._changed = threading.Condition()
@@ -85,10 +91,12 @@ class Engine:
         self._thread = threading.Thread(target=self._serve, name="hne-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, image: Array, budget: Budget, listener: Listener) -> Ticket:
+    def submit(self, image: Array, budget: Budget, listener: Listener, *, at_once: bool = False) -> Ticket:
         """Admit a normalised image (C, H, W). Its updates go to `listener`, possibly before this returns.
 
-        A request that could get no leaf before its deadline, with all that wait before it, fails at once.
+        A request that could get no leaf before its deadline, with all that wait before it, fails at once. With
+        `at_once` one that has the engine to itself and takes a moment is computed before this returns, if a CPU does
+        that: to change threads twice takes as long as a small step.
 
         Raises:
             BudgetError: the budget allows not even the first leaf, or is none.
@@ -99,7 +107,12 @@ class Engine:
             if self._draining:
                 raise DrainingError
             ticket, updates = self._core.admit(image, budget, listener)
+            idle = not self._busy and not self._failures
+            here = at_once and idle and self._on_cpu and self._core.seconds_alone() <= MOMENT
+            self._busy |= here
             self._tell(updates)
+        if here:
+            self._work(self._finish)
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -123,6 +136,7 @@ class Engine:
         with self._changed:
             self._draining = self._closed = True
             self._tell(self._core.end_all())
+            self._changed.wait_for(lambda: not self._busy)
         if self._thread is not None:
             self._thread.join()
         self._core.runner.close()
@@ -143,7 +157,33 @@ class Engine:
             return self._core.state(draining=self._draining)
 
     def step(self) -> bool:
-        """Schedule, run and deliver one batch. False if there was nothing to run."""
+        """Schedule, run and deliver one batch. False if there was nothing to run, or a batch is being run."""
+        return self._take() and self._work(self._step)
+
+    def probe(self) -> bool:
+        """Run a step that was refused, for nobody, to learn what it takes now. False if somebody waits, or none was."""
+        return self._take() and self._work(self._probe)
+
+    def _take(self) -> bool:
+        """Whether nobody else computes: then it is our turn, until `_work` is through."""
+        with self._changed:
+            taken, self._busy = not self._busy, True
+        return taken
+
+    def _work(self, work: Callable[[], bool]) -> bool:
+        try:
+            return work()
+        finally:
+            with self._changed:
+                self._busy = False
+                self._wake()
+
+    def _finish(self) -> bool:
+        while self._step():
+            pass
+        return True
+
+    def _step(self) -> bool:
         with self._changed:
             if given_up := self._core.give_up():
                 self._tell(given_up)
@@ -166,8 +206,7 @@ class Engine:
                 self._tell(self._core.advance(batch))
         return True
 
-    def probe(self) -> bool:
-        """Run a step that was refused, for nobody, to learn what it takes now. False if somebody waits, or none was."""
+    def _probe(self) -> bool:
         with self._changed:
             segment = None if self._core.ledger else self._core.probes.next()
         if segment is None:
@@ -179,7 +218,7 @@ class Engine:
 
     def _serve(self) -> None:
         try:
-            if self._core.runner.name.endswith("-cpu"):  # a GPU would wait for it
+            if self._on_cpu:  # a GPU would wait for it
                 stand_back()
             while self._await_work():
                 if not (self.step() or self.probe()):
@@ -194,7 +233,7 @@ class Engine:
 
     def _await_work(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._core.ledger.queues or self._core.probes or self._closed)
+            self._changed.wait_for(lambda: self._closed or (self._has_work and not self._busy))
             return not self._closed
 
     def _pause(self) -> None:
@@ -206,4 +245,13 @@ class Engine:
     def _tell(self, updates: Updates) -> None:
         tell(updates)
         self._news += 1
-        self._changed.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake the thread if there is work and nobody at it, and who waits for the end."""
+        if self._draining or (self._has_work and not self._busy):
+            self._changed.notify_all()
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._core.ledger.queues or self._core.probes)

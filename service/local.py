@@ -73,9 +73,9 @@ class LocalEngine:
         if self._draining or self._running.draining:
             raise DrainingError
 
-    def submit(self, image: NDArray[np.float32], budget: Budget) -> Ticket:
+    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Ticket:
         """See `EngineClient.submit`; every refusal is known at once."""
-        return self._running.submit(image, budget, self._deliver)
+        return self._running.submit(image, budget, self._deliver, at_once=at_once)
 
     def cancel(self, ticket: Ticket) -> None:
         """See `EngineClient.cancel`."""

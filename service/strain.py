@@ -70,7 +70,7 @@ class Strain:
         self._last_end = now
         if self.too_high:
             self._refined_from = now
-        if now - self._trial_began_at > TRIAL_SECONDS or self._is_alone:
+        if now - self._trial_began_at > TRIAL_SECONDS or self.alone:
             self._trial = 0
         if self._trial:
             self._trial -= 1
@@ -81,14 +81,14 @@ class Strain:
                     self._bearable, self._learned_at = min(LESS * load, self._limit(now)), now
                 else:
                     self._try(now, confirming=True)
-        elif let_down and arrived_at > self._refined_from and not self._is_alone:
+        elif let_down and arrived_at > self._refined_from and not self.alone:
             self._try(now, confirming=False)
 
     @property
     def too_high(self) -> bool:
         """Whether the load is higher than what is bearable beside refinements."""
         now = self._clock()
-        return not self._is_alone and self._ended.at(now) > self._limit(now)
+        return not self.alone and self._ended.at(now) > self._limit(now)
 
     @property
     def bearable(self) -> float:
@@ -96,7 +96,8 @@ class Strain:
         return self._limit(self._clock())
 
     @property
-    def _is_alone(self) -> bool:
+    def alone(self) -> bool:
+        """Whether the requests of the last while came from a client that is alone, one after the other."""
         return self._alone >= RECENT
 
     def _try(self, now: float, *, confirming: bool) -> None:

@@ -195,7 +195,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
     mailboxes: list[Mailbox] = []
     try:
         for image in images:
-            mailbox = delivery.submit(image, budget)
+            mailbox = delivery.submit(image, budget, at_once=service.strain.alone and len(images) == 1)
             mailboxes.append(mailbox)
         for mailbox in mailboxes:
             await mailbox.admitted()

@@ -116,8 +116,8 @@ class RemoteEngine:
         if self._draining:
             raise DrainingError
 
-    def submit(self, image: NDArray[np.float32], budget: Budget) -> Ticket:
-        """See `EngineClient.submit`."""
+    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Ticket:
+        """See `EngineClient.submit`; the engine is elsewhere, `at_once` or not."""
         self.check_ready()
         ticket = Ticket(next(self._numbers))
         if not self._send(Submit(ticket.number, budget), np.ascontiguousarray(image, np.float32)):

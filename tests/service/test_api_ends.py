@@ -187,9 +187,9 @@ async def test_a_request_that_finds_the_decoders_full_is_one_refusal(
     Image.new("RGB", (1400, 1400)).save(big, "PNG")
     submit, submitted = Delivery.submit, []
 
-    def noted(delivery: Delivery, image: NDArray[np.float32], budget: Budget) -> Mailbox:
+    def noted(delivery: Delivery, image: NDArray[np.float32], budget: Budget, **how: Any) -> Mailbox:
         submitted.append(budget)
-        return submit(delivery, image, budget)
+        return submit(delivery, image, budget, **how)
 
     monkeypatch.setattr(Delivery, "submit", noted)
     async with serving(decode_threads=1, max_waiting=1) as served:

@@ -1,0 +1,207 @@
+"""Who has the engine to itself for a moment is computed on the spot, on the thread that submits."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+import service.engine
+from model_core.package import Package
+from model_core.tree import Segment
+from service.engine import Engine, EngineSettings
+from service.metrics import Recorder
+from service.request import Budget, Failure, Refinement, Ticket, Update
+from service.runners.base import Array, Rows
+from service.runners.onnx import OnnxRunner
+from service.strain import RECENT
+from tests.service.bodies import JPEG, encoded
+from tests.service.conftest import Served, Serving
+from tests.service.engines import STEP, Bench, MakeBench, images
+
+ONE = Budget(max_ensemble_size=1)
+PATIENCE = 30
+"""Seconds for what takes milliseconds."""
+
+
+@pytest.fixture
+def bench(make: MakeBench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Whose first step takes just a moment."""
+    bench = make()
+    monkeypatch.setattr(service.engine, "MOMENT", STEP * bench.tree.blocks)
+    return bench
+
+
+def test_who_is_alone_is_through_when_submit_returns(bench: Bench) -> None:
+    for image in images(2):
+        ticket = bench.engine.submit(image, ONE, bench.listen, at_once=True)
+        assert bench.last(ticket).ensemble_size == 1
+    assert bench.runner.batches == [(0, 1), (0, 1)]
+    assert bench.engine.snapshot().active == 0
+    assert not bench.engine.step()
+
+
+def waits(bench: Bench) -> None:
+    bench.engine.submit(images(1)[0], Budget(), bench.listen)
+
+
+def has_failed(bench: Bench) -> None:
+    def fail(segment: Segment) -> None:
+        bench.runner.before = lambda segment: None
+        raise RuntimeError
+
+    bench.runner.before = fail
+    bench.engine.submit(images(1)[0], ONE, bench.listen)
+    bench.engine.step()
+
+
+@pytest.mark.parametrize(
+    ("before", "budget", "at_once"),
+    [
+        pytest.param(lambda bench: None, ONE, False, id="not-asked-for"),
+        pytest.param(lambda bench: None, Budget(max_ensemble_size=2), True, id="takes-longer"),
+        pytest.param(waits, ONE, True, id="somebody-waits"),
+        pytest.param(has_failed, ONE, True, id="the-engine-fails"),
+    ],
+)
+def test_everyone_else_waits_for_the_engines_thread(
+    bench: Bench, before: Callable[[Bench], None], budget: Budget, at_once: bool
+) -> None:
+    before(bench)
+    ticket = bench.engine.submit(images(1)[0], budget, bench.listen, at_once=at_once)
+    assert ticket not in bench.heard
+    bench.run()
+    assert bench.last(ticket).ensemble_size == budget.max_ensemble_size
+
+
+def test_a_device_is_left_to_the_thread_that_knows_it(bench: Bench) -> None:
+    bench.runner.name = "pytorch-cuda"
+    recorder = Recorder(bench.package, type(bench.registry)())
+    engine = Engine(bench.package, bench.runner, settings=EngineSettings(profile_seconds=0.01), recorder=recorder)
+    ticket = engine.submit(images(1)[0], ONE, bench.listen, at_once=True)
+    assert ticket not in bench.heard
+
+
+def test_a_step_that_fails_on_the_spot_is_the_requests_failure(bench: Bench) -> None:
+    def fail(segment: Segment) -> None:
+        raise RuntimeError("broken")
+
+    bench.runner.before = fail
+    ticket = bench.engine.submit(images(1)[0], ONE, bench.listen, at_once=True)
+    assert "broken" in str(bench.failure(ticket).error)
+    assert bench.engine.snapshot().active == 0
+
+
+class Exclusive(OnnxRunner):
+    """Computes for one thread at a time, or says so."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self.threads: set[str] = set()
+        self.overlaps = 0
+        self._computing = threading.Lock()
+
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+        if not self._computing.acquire(blocking=False):
+            self.overlaps += 1
+            return super().run(segment, rows, images)
+        try:
+            self.threads.add(threading.current_thread().name)
+            return super().run(segment, rows, images)
+        finally:
+            self._computing.release()
+
+
+def test_nobody_computes_beside_anybody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.engine, "MOMENT", np.inf)
+    runner, recorder = Exclusive(bench.package), Recorder(bench.package, type(bench.registry)())
+    limits = EngineSettings(profile_seconds=0.01, max_batch=8)
+    engine = Engine(bench.package, runner, settings=limits, recorder=recorder)
+    ends: dict[Ticket, Update] = {}
+    through = threading.Semaphore(0)
+
+    def listen(updates: Sequence[tuple[Ticket, Update]]) -> None:
+        for ticket, update in updates:
+            if isinstance(update, Failure) or update.stop_reason is not None:
+                assert ends.setdefault(ticket, update) is update
+                through.release()
+
+    def client(seed: int) -> None:
+        for number, image in enumerate(images(20, seed)):
+            size = 1 + (number + seed) % 3
+            engine.submit(image, Budget(max_ensemble_size=size), listen, at_once=True)
+            assert through.acquire(timeout=PATIENCE)
+
+    runner.threads.clear()
+    engine.start()
+    clients = [threading.Thread(target=client, args=(seed,), name="client") for seed in range(3)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join()
+    engine.close()
+    assert len(ends) == 60
+    assert all(isinstance(end, Refinement) for end in ends.values())
+    assert runner.overlaps == 0
+    assert "client" in runner.threads
+
+
+def test_closing_waits_for_who_computes_on_the_spot(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.engine, "MOMENT", np.inf)
+    bench = Bench(package, OnnxRunner(package))  # that it closes
+    computing, go_on = threading.Event(), threading.Event()
+
+    def hold(segment: Segment) -> None:
+        computing.set()
+        assert go_on.wait(PATIENCE)
+
+    bench.runner.before = hold
+    client = threading.Thread(
+        target=bench.engine.submit, args=(images(1)[0], ONE, bench.listen), kwargs={"at_once": True}
+    )
+    client.start()
+    assert computing.wait(PATIENCE)
+    assert not bench.engine.step(), "somebody computes already"
+    closing = threading.Thread(target=bench.engine.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    go_on.set()
+    for thread in (closing, client):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@pytest.mark.anyio
+async def test_a_client_that_is_alone_is_computed_on_the_event_loop(
+    serving: Serving, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.engine, "MOMENT", np.inf)
+    async with serving() as served:
+        threads: list[str] = []
+        watch(served, threads)
+
+        async def ask() -> None:
+            response = await served.client.post("/predict?max_ensemble_size=1", content=photo, headers=JPEG)
+            assert response.status_code == 200
+
+        await ask()
+        assert threads == ["hne-engine"], "one request shows nothing"
+        for _ in range(RECENT):
+            await ask()
+        assert threads[-1] == threading.current_thread().name
+        threads.clear()
+        body = {"images": [encoded(photo)] * 2, "max_ensemble_size": 1}
+        assert (await served.client.post("/predict", json=body)).status_code == 200
+        assert set(threads) == {"hne-engine"}, "several images are better off in a batch"
+
+
+def watch(served: Served, threads: list[str]) -> None:
+    """Note on which thread each step runs."""
+    run = served.brake.run
+
+    def noted(segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+        threads.append(threading.current_thread().name)
+        return run(segment, rows, images)
+
+    served.brake.run = noted  # type: ignore[method-assign]
