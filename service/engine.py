@@ -112,7 +112,7 @@ class Engine:
             self._busy |= here
             self._tell(updates)
         if here:
-            self._work(self._finish)
+            self._work(lambda: self._finish(ticket))
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -178,8 +178,8 @@ class Engine:
                 self._busy = False
                 self._wake()
 
-    def _finish(self) -> bool:
-        while self._step():
+    def _finish(self, ticket: Ticket) -> bool:
+        while ticket in self._core.ledger and self._step():
             pass
         return True
 

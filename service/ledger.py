@@ -98,6 +98,9 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._requests)
 
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket.number in self._requests
+
     @property
     def admitted(self) -> int:
         """How many requests it has taken up so far."""

@@ -41,6 +41,21 @@ def test_who_is_alone_is_through_when_submit_returns(bench: Bench) -> None:
     assert not bench.engine.step()
 
 
+def test_who_comes_meanwhile_is_left_to_the_engines_thread(bench: Bench) -> None:
+    others: list[Ticket] = []
+
+    def come(segment: Segment) -> None:
+        bench.runner.before = lambda segment: None
+        others.append(bench.engine.submit(images(1)[0], ONE, bench.listen, at_once=True))
+
+    bench.runner.before = come
+    ticket = bench.engine.submit(images(1)[0], ONE, bench.listen, at_once=True)
+    assert bench.last(ticket).ensemble_size == 1
+    assert others[0] not in bench.heard
+    bench.run()
+    assert bench.last(others[0]).ensemble_size == 1
+
+
 def waits(bench: Bench) -> None:
     bench.engine.submit(images(1)[0], Budget(), bench.listen)
 
