@@ -16,7 +16,8 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.client import labelled_images, run, write_report
-from benchmarks.load.flags import add_system, system_of
+from benchmarks.load.flags import add_system, check_policies, system_of
+from benchmarks.load.local import Local
 from benchmarks.load.outcomes import Outcome, summary, time_series
 from benchmarks.load.plan import burst, draw_plan
 from benchmarks.load.plot import draw_burst
@@ -63,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _options(argv)
     images = labelled_images(options.images, options.count, options.seed)
     system = system_of(options, images)
+    if isinstance(system, Local):
+        check_policies([options.policy], system.table)
+    else:
+        options.policy = system.card["policy"]
     capacity, latency = system.capacity(options.calibration), system.full_latency(options.calibration)
     start = WARM_UP + options.before
     stop = start + options.burst
@@ -105,7 +110,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bin", type=float, default=0.2, help="seconds of a point of the curves")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/burst.json"))
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not (options.before > 0 and options.burst > 0 and options.after > 0):
+        parser.error("before, in and after the burst something has to be sent: each takes more than 0 s")
+    return options
 
 
 if __name__ == "__main__":

@@ -9,19 +9,22 @@ import math
 import platform
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from service.processors import processors
 
 __all__ = [
+    "Answer",
     "Client",
-    "Outcome",
+    "answer_figures",
     "arguments",
+    "check_labels",
     "labelled_images",
     "machine",
     "percentile",
@@ -33,17 +36,19 @@ __all__ = [
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 LIBRARIES = {"fastapi", "msgspec", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyzmq", "torch", "uvicorn"}
 """Those whose versions a report states."""
+NAMED = 10
+"""Classes that a message names at most; ImageNet has a thousand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One answer, measured at the client."""
+class Answer:
+    """One answer of any status, measured at the client. Without a prediction there is no label, size or cost."""
 
     status: int
     milliseconds: float
-    label: str | None
-    ensemble_size: int
-    flops: int
+    label: str | None = None
+    ensemble_size: int = 0
+    flops: int = 0
 
 
 def arguments(description: str | None, *, images: int, results: str, url: bool = True) -> argparse.ArgumentParser:
@@ -68,6 +73,19 @@ def labelled_images(folder: Path, count: int, seed: int) -> list[tuple[str, byte
     if len(files) < count:
         raise SystemExit(f"{folder} holds {len(files)} images in class folders; {count} are asked for")
     return [(path.parent.name, path.read_bytes()) for path in random.Random(seed).sample(files, count)]
+
+
+def check_labels(images: Iterable[tuple[str, bytes]], class_names: Iterable[str]) -> None:
+    """Refuse images of classes that a model does not know: none of its answers could be right.
+
+    `images` are class names with encoded images; `class_names` are those of the model's card or manifest.
+
+    Raises:
+        SystemExit: names the unknown classes and the known ones.
+    """
+    known = list(class_names)
+    if unknown := sorted({label for label, _ in images}.difference(known)):
+        raise SystemExit(f"the model does not know the classes {_named(unknown)}; it knows {_named(known)}")
 
 
 class Client:
@@ -97,7 +115,7 @@ class Client:
         card: dict[str, Any] = json.loads(self.get("/v1/models"))["models"][0]
         return card
 
-    def predict(self, image: bytes, **options: float) -> Outcome:
+    def predict(self, image: bytes, **options: float) -> Answer:
         """One prediction. The clock runs from before the head is sent until the last byte is here."""
         path = f"/predict?{urlencode(options)}"
         started = time.perf_counter()
@@ -105,15 +123,31 @@ class Client:
         response = self._connection.getresponse()
         body = response.read()
         milliseconds = 1e3 * (time.perf_counter() - started)
+        if response.status != 200:
+            return Answer(status=response.status, milliseconds=milliseconds)
         answer = json.loads(body)
-        answered = response.status == 200
-        return Outcome(
+        return Answer(
             status=response.status,
             milliseconds=milliseconds,
-            label=answer["predictions"][0]["label"] if answered else None,
-            ensemble_size=answer["ensemble_size"] if answered else 0,
-            flops=answer["flops"] if answered else 0,
+            label=answer["predictions"][0]["label"],
+            ensemble_size=answer["ensemble_size"],
+            flops=answer["flops"],
         )
+
+
+def answer_figures(answers: Sequence[Answer]) -> dict[str, Any]:
+    """How many hold a prediction and how many do not; of those that do, the mean ensemble size and the latencies. None
+    where none does.
+    """
+    answered = [answer for answer in answers if answer.status == 200]
+    times = [answer.milliseconds for answer in answered]
+    return {
+        "answered": len(answered),
+        "other": len(answers) - len(answered),
+        "mean size": mean(answer.ensemble_size for answer in answered) if answered else None,
+        "p50 ms": percentile(times, 0.5) if times else None,
+        "p99 ms": percentile(times, 0.99) if times else None,
+    }
 
 
 def write_report(
@@ -178,6 +212,11 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _named(classes: Sequence[str]) -> str:
+    more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
+    return ", ".join(map(repr, classes[:NAMED])) + more
 
 
 def _cell(value: Any) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.client import labelled_images, percentile, print_table, run, write_report
 from benchmarks.load.borrowed import Borrowed
-from benchmarks.load.flags import add_local, local_of
+from benchmarks.load.flags import add_local, check_policies, local_of
 from benchmarks.load.inprocess import closed_loop
 from benchmarks.load.local import Local
 from benchmarks.simulation.decisions import timed_decisions
@@ -127,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for batch in options.batches:
         local = local_of(options, images, max_batch=batch)
+        check_policies([options.policy], local.table)
         rows.append(throughput(local, options.policy, seconds=options.seconds, repeats=options.repeats))
     gpu = gpu_like(local.tree, local.manifest.cumulative_flops)
     timed = [

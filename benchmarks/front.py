@@ -4,8 +4,9 @@
 
 It starts `hne-serve` by itself, once for every number of API processes (0: everything in one process), and loads it in
 closed loops from processes of its own. At ensemble size 1 the engine has little to do and the front is the limit; at
-the full size it is the other way round. The gap is what the device stands idle between two steps although requests
-could run, as the service itself counts it (`hne_step_gap_seconds`).
+the full size it is the other way round. Every request asks for as many networks, however certain it is before. The gap
+is what the device stands idle between two steps although requests could run, as the service itself counts it
+(`hne_step_gap_seconds`).
 
 Closed loops show throughput, not latency under a given load: a client that waits offers less when the service is slow.
 """
@@ -14,31 +15,22 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 from itertools import cycle, islice, pairwise
 from typing import Any
 
-from benchmarks.client import Client, arguments, labelled_images, percentile, run, write_report
+from benchmarks.client import Answer, Client, answer_figures, arguments, labelled_images, run, write_report
+from benchmarks.exposition import Samples, mean_between, scraped
 from benchmarks.served import served
 
-SAMPLE = re.compile(r'^(\w+?)(?:\{(?:.*,)?le="([^"]+)".*\})? (\S+)$')
 GAP = "hne_step_gap_seconds"
 BATCH = "hne_step_batch_size"
 
-Outcomes = list[tuple[int, float]]
-"""Status and milliseconds of each request."""
 
-
-def samples(text: str) -> dict[tuple[str, str], float]:
-    """The samples of an exposition that have no label, or that of a bucket: (name, bound or "") to value."""
-    found = filter(None, map(SAMPLE.match, text.splitlines()))
-    return {(match[1], match[2] or ""): float(match[3]) for match in found}
-
-
-def histogram(before: Mapping[tuple[str, str], float], after: Mapping[tuple[str, str], float], name: str) -> list[Any]:
+def histogram(before: Samples, after: Samples, name: str) -> list[tuple[float, float]]:
     """What came into a histogram between two expositions: (upper bound, how many up to it), ascending."""
     bounds = [bound for sample, bound in after if sample == f"{name}_bucket"]
     counts = [(float(bound), after[f"{name}_bucket", bound] - before[f"{name}_bucket", bound]) for bound in bounds]
@@ -58,21 +50,21 @@ def quantile(buckets: Sequence[tuple[float, float]], fraction: float) -> float:
     raise AssertionError("the last bucket holds all")
 
 
-def closed_loops(url: str, images: Sequence[bytes], connections: int, seconds: float, size: int) -> Outcomes:
+def closed_loops(url: str, images: Sequence[bytes], connections: int, seconds: float, size: int) -> list[Answer]:
     """So many connections, each sending its next image when it has its answer. Runs in a process of its own."""
     until = time.perf_counter() + seconds
 
-    def loop(start: int) -> Outcomes:
-        client, outcomes = Client(url), []
-        for image in islice(cycle(images), start, None):
-            if time.perf_counter() >= until:
-                break
-            outcome = client.predict(image, max_ensemble_size=size)
-            outcomes.append((outcome.status, outcome.milliseconds))
-        return outcomes
+    def loop(start: int) -> list[Answer]:
+        answers = []
+        with closing(Client(url)) as client:
+            for image in islice(cycle(images), start, None):
+                if time.perf_counter() >= until:
+                    break
+                answers.append(client.predict(image, max_ensemble_size=size, min_confidence=1))
+        return answers
 
     with ThreadPoolExecutor(connections) as threads:
-        return [outcome for outcomes in threads.map(loop, range(connections)) for outcome in outcomes]
+        return [answer for answers in threads.map(loop, range(connections)) for answer in answers]
 
 
 def measure(
@@ -81,28 +73,24 @@ def measure(
     """One row: everything but what was started."""
     with ProcessPoolExecutor(processes) as clients:
 
-        def load(seconds: float) -> Outcomes:
+        def load(seconds: float) -> list[Answer]:
             jobs = [
                 clients.submit(closed_loops, url, images, connections, seconds, size) for _ in range(processes)
             ]  # at the same time
-            return [outcome for job in jobs for outcome in job.result()]
+            return [answer for job in jobs for answer in job.result()]
 
         load(min(1.0, seconds))  # warm-up: processes, connections, caches
-        before = samples(Client(url).get("/metrics"))
+        before = scraped(url)
         started = time.perf_counter()
-        outcomes = load(seconds)
+        answers = load(seconds)
         took = time.perf_counter() - started
-        after = samples(Client(url).get("/metrics"))  # another one: idle connections are closed meanwhile
+        after = scraped(url)
     gaps = histogram(before, after, GAP)
-    steps = after[f"{BATCH}_count", ""] - before[f"{BATCH}_count", ""]
-    times = [milliseconds for status, milliseconds in outcomes if status == 200]
+    figures = answer_figures(answers)
     return {
-        "answered": len(times),
-        "other": len(outcomes) - len(times),
-        "requests/s": len(times) / took,
-        "p50 ms": percentile(times, 0.5),
-        "p99 ms": percentile(times, 0.99),
-        "mean step batch": (after[f"{BATCH}_sum", ""] - before[f"{BATCH}_sum", ""]) / steps,
+        "requests/s": figures["answered"] / took,
+        **figures,
+        "mean step batch": mean_between(before, after, BATCH),
         "gaps": int(gaps[-1][1]),
         "gap p50 ms": 1e3 * quantile(gaps, 0.5),
         "gap p99 ms": 1e3 * quantile(gaps, 0.99),
@@ -131,7 +119,8 @@ def main() -> None:
     for _ in range(options.repeats):
         for api_processes in options.api_processes:
             with served(None, "--api-processes", str(api_processes), *options.flags) as (url, _):
-                card = Client(url).model_card()
+                with closing(Client(url)) as client:
+                    card = client.model_card()
                 for size in options.sizes:
                     row = measure(url, images, options.client_processes, options.connections, options.seconds, size)
                     rows.append({"API processes": api_processes or "none", "size": size, **row})

@@ -8,9 +8,10 @@ Run it in its own process; see `benchmarks.load` for what it does.
 
 from __future__ import annotations
 
+from contextlib import closing
 from math import inf
 
-from benchmarks.client import Client, arguments, labelled_images, run, write_report
+from benchmarks.client import Client, arguments, check_labels, labelled_images, run, write_report
 from benchmarks.load.dialects import Predict, PredictStream
 from benchmarks.load.generator import offer
 from benchmarks.load.outcomes import summary
@@ -36,7 +37,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="each with a seed of its own")
     options = parser.parse_args()
     images = labelled_images(options.images, options.count, options.seed)
-    card = Client(options.url).model_card()
+    with closing(Client(options.url)) as client:
+        card = client.model_card()
+    check_labels(images, card["class_names"])
     dialect = (PredictStream if options.stream else Predict)(options=options.options)
     rate = constant(options.rate, options.seconds)
     if options.until is not None:

@@ -22,10 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.client import labelled_images, print_table, run, write_report
-from benchmarks.load.flags import add_system, system_of
+from benchmarks.client import labelled_images, machine, print_table, run, write_report
+from benchmarks.load.flags import add_system, check_policies, system_of
 from benchmarks.load.grid import Cell, Grid
 from benchmarks.load.journal import Journal
+from benchmarks.load.local import Local
 from benchmarks.load.outcomes import summary
 from benchmarks.load.plan import constant, draw_plan
 from benchmarks.load.plot import draw_overload
@@ -70,7 +71,7 @@ def measure(system: System, grid: Grid, cell: Cell, facts: dict[str, float]) -> 
         seed=[grid.seed, *cell.seed],
         cv2=cell.setting.cv2,
     )
-    outcomes = system.offer(plan, cell.named, faults=cell.setting.faults, seed=cell.seed[0])
+    outcomes = system.offer(plan, cell.named, faults=cell.setting.faults, seed=[grid.seed, *cell.seed])
     counted = [outcome for outcome in outcomes if outcome.intended >= warm_up]
     if not counted:
         raise SystemExit(
@@ -108,11 +109,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid = Grid(**{name: getattr(options, name) for name in (*FULL, "pilot_rhos", "warm_up", "seed")})
     images = labelled_images(options.images, options.count, options.seed)
     system = system_of(options, images)
+    if isinstance(system, Local):
+        check_policies([*grid.policies, *(cell.named for cell in grid.pilots())], system.table)
+    elif grid.policies != [system.card["policy"]]:
+        raise SystemExit(f"the server's policy is {system.card['policy']}: name that one")
     settings = {
         **asdict(grid),
-        "images": options.count,
+        "images": f"{options.count} of {options.images.absolute().parent.name}/{options.images.name}",
         "max_batch": options.max_batch,
         "model": system.card["sha256"],
+        "runner": system.card["runner"],
+        "threads": options.threads,
+        "machine": machine(),
         "url": options.url,
     }
     journal = Journal(options.output.with_suffix(".jsonl"), settings)

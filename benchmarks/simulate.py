@@ -23,6 +23,7 @@ from statistics import mean, median
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.load.flags import check_policies
 from benchmarks.simulation.bound import best_goodput
 from benchmarks.simulation.load import Load, gamma_load
 from benchmarks.simulation.machine import PAPER_TREE, Faults, Machine, cpu_like, gpu_like, measured, paper_table
@@ -161,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run and report."""
     options = _parser().parse_args(arguments)
     setting = _setting(options)
+    check_policies(options.policies, setting.table)
     started = time.process_time()
     rows = simulate_all(setting, options.policies, options.rho, repeats=options.repeats, jobs=options.jobs)
     print_table(rows)

@@ -4,8 +4,10 @@
     python -m benchmarks.soak --images cifar10/test --minutes 0.5 --flags --max-active 64
 
 All the time: predictions with deadlines in an open loop, ten times as many for some seconds of every minute; readers
-that stall, clients that leave mid-stream, uploads that trickle in (`benchmarks.load.rude`). It exits with 1 unless
+that stall, clients that leave mid-stream, uploads that trickle in (`benchmarks.load.rude`). It reports whatever
+becomes of the server, and exits with 1 unless
 
+- the server answers to the end;
 - every request had exactly one end: an answer or a refusal, for streams one `done` or `error`, and the server counted
   as many ends as there were requests;
 - with the load gone, nothing is in flight or waiting within a second, and twice as many requests at once as there are
@@ -21,27 +23,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.client import Client, labelled_images, run, write_report
+from benchmarks.client import check_labels, labelled_images, run, write_report
+from benchmarks.exposition import Samples, scraped
 from benchmarks.load.dialects import Predict
 from benchmarks.load.flags import add_calibration
 from benchmarks.load.generator import offer
 from benchmarks.load.outcomes import LOST, Outcome, summary
 from benchmarks.load.plan import Knots, constant, draw_plan
-from benchmarks.load.remote import Remote
+from benchmarks.load.remote import FULL, Remote
 from benchmarks.load.rude import RudeReport, be_rude
 from benchmarks.served import served
 
@@ -58,7 +61,6 @@ UNREAD = 0.1
 """Seconds for which a request may lie unread before a server that is not behind."""
 MEMORY_SECONDS = 60.0
 """What a second half must last to say anything of the memory: caches and arenas fill first."""
-COUNTED = re.compile(r"^hne_requests_total\{.*\} (\S+)$", re.MULTILINE)
 COLUMNS = (
     *("offered", "delivered", "refused", "missed", "lost", "failed", "late", "overrun p99.9 ms", "mean size", "p99 ms"),
     *(
@@ -153,13 +155,14 @@ class Soak:
         self._url, self._process, self._images, self._options = url, process, images, options
         self._remote = Remote(url, images, Predict(options="top_k=1"))
         self.card = self._remote.card
+        check_labels(images, self.card["class_names"])
         self.rate = options.rho * self._remote.capacity(options.calibration)
         self._deadline = options.slack * self._remote.full_latency(options.calibration)
 
     def load(self) -> dict[str, Any]:
         """The mixed load; what its clients and the server saw."""
         options, seconds = self._options, 60 * self._options.minutes
-        counted = self._requests_counted()
+        counted = _requests_counted(self._metrics("before the load") or {})
         plan = draw_plan(
             bursts(self.rate, seconds, length=options.burst),
             deadlines=[self._deadline],
@@ -188,15 +191,13 @@ class Soak:
     def quiet(self) -> None:
         """With the load gone, nothing may be left, and every slot must be free."""
         time.sleep(QUIET)
-        with closing(Client(self._url)) as client:
-            metrics = client.get("/metrics")
+        if (metrics := self._metrics("a second after the load")) is not None:
             for name in ("hne_inflight_requests", "hne_queue_depth"):
-                if f"\n{name} 0.0\n" not in metrics:
-                    self.violations.append(f"{name} is not 0 a second after the load")
+                if (left := metrics.get((name, ""))) != 0:
+                    self.violations.append(f"{name} is {left} a second after the load")
         slots = int(self.card["limits"]["max_active"])
         together = draw_plan(constant(2000 * slots, 1e-3), deadlines=[np.inf], images=len(self._images), seed=0)
-        everything = Predict(options="min_confidence=1")  # the certain would stop while others wait
-        answers = offer(self._url, together, self._images, everything, patience=60)
+        answers = offer(self._url, together, self._images, FULL, patience=60)
         full = sum(outcome.ensemble_size == self.card["table"][-1]["ensemble_size"] for outcome in answers)
         if full < len(answers):
             self.violations.append(f"of {len(answers)} requests at once only {full} were answered in full")
@@ -217,6 +218,7 @@ class Soak:
             status = self._process.wait(60)
         except subprocess.TimeoutExpired:
             self.violations.append("the server does not end")
+            self._process.kill()
             status = None
         if status not in (0, -signal.SIGTERM, None):
             self.violations.append(f"the server ended with status {status}")
@@ -235,32 +237,48 @@ class Soak:
             self.violations.append(f"{failed} predictions failed with other statuses than 503 and 504")
         self.violations += rude.faults[:20]
         time.sleep(QUIET)
-        requests, ends = len(outcomes) + rude.requests.total(), self._requests_counted() - counted
-        if ends != requests:
-            self.violations.append(f"the server counted {ends:.0f} ends of {requests} requests")
+        requests = len(outcomes) + rude.requests.total()
+        if (metrics := self._metrics("after the load")) is not None:
+            ends = _requests_counted(metrics) - counted
+            if ends != requests:
+                self.violations.append(f"the server counted {ends:.0f} ends of {requests} requests")
 
-    def _requests_counted(self) -> float:
-        with closing(Client(self._url)) as client:
-            return sum(map(float, COUNTED.findall(client.get("/metrics"))))
+    def _metrics(self, when: str) -> Samples | None:
+        """None, and a violation, if the server does not answer."""
+        try:
+            return scraped(self._url)
+        except (OSError, http.client.HTTPException, SystemExit) as error:  # it is gone, or without its engine
+            self.violations.append(f"the server does not tell its metrics {when}: {error!r}")
+            return None
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run, report, and exit with 1 on a violation."""
-    options = _options(argv)
-    images = labelled_images(options.images, options.count, options.seed)
-    with served(options.model, *options.flags) as (url, process):
-        soak = Soak(url, process, images, options)
-        row = soak.load()
-        soak.quiet()
-        row |= soak.terminate()
+def conduct(soak: Soak, options: argparse.Namespace) -> None:
+    """All of it, and its report, whatever becomes of the server."""
+    row = soak.load()
+    soak.quiet()
+    row |= soak.terminate()
     how = {name: getattr(options, name) for name in ("minutes", "rho", "slack", "burst", "rude", "seed", "flags")}
     write_report(options.output, "soak", soak.card, [row], columns=COLUMNS, **how, violations=soak.violations)
     for violation in soak.violations:
         print(f"VIOLATION: {violation}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run, report, and exit with 1 on a violation."""
+    options = options_of(argv)
+    images = labelled_images(options.images, options.count, options.seed)
+    with served(options.model, *options.flags) as (url, process):
+        soak = Soak(url, process, images, options)
+        conduct(soak, options)
     sys.exit(1 if soak.violations else 0)
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+def _requests_counted(metrics: Samples) -> float:
+    return metrics.get(("hne_requests_total", ""), 0.0)  # absent before the first request
+
+
+def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="a folder with one folder of images per class")
     parser.add_argument("--count", type=int, default=1000, help="images to send, drawn evenly from all classes")

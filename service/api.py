@@ -190,6 +190,7 @@ def _card(service: Service, state: EngineState) -> ModelCard:
         class_names=manifest.class_names,
         input_shape=manifest.spec.input_shape,
         runner=state.runner,
+        policy=state.settings.policy,
         limits=Limits.model_validate(settings, from_attributes=True),
         evaluated_on=manifest.evaluated_on,
         table=table,

@@ -163,6 +163,7 @@ class ModelCard(BaseModel):
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int] = Field(description="Channels, height, width.")
     runner: str
+    policy: str = Field(description="What decides which requests are refined, and how far: HNE_POLICY.")
     limits: Limits
     evaluated_on: str
     table: list[SizeFigures]

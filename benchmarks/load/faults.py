@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Stragglers:
         runner: Borrowed,
         *,
         share: float,
-        seed: int = 0,
+        seed: Sequence[int] = (0,),
         factor: float = 4.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
+from benchmarks.client import check_labels
 from benchmarks.load.dialects import Predict
 from benchmarks.load.local import Local
 from benchmarks.load.remote import Remote
 from benchmarks.load.system import System
 from model_core.errors import ModelError
-from service.errors import ServiceError
+from model_core.package import EnsembleFigures
+from service.errors import ServiceError, SettingsError
+from service.policies import parse_policy
 from service.runners.names import RunnerName
 from service.state import EngineSettings
 
-__all__ = ["add_calibration", "add_local", "add_system", "local_of", "system_of"]
+__all__ = ["add_calibration", "add_local", "add_system", "check_policies", "local_of", "system_of"]
 
 
 def add_local(parser: argparse.ArgumentParser, *, images: int = 2000) -> None:
@@ -26,13 +29,14 @@ def add_local(parser: argparse.ArgumentParser, *, images: int = 2000) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path, help="package to serve; unset, the shipped one")
     parser.add_argument("--runner", choices=get_args(RunnerName), default="auto", help="what computes the steps")
-    parser.add_argument("--threads", type=int, help="CPU threads that compute a step; unset, one per core")
+    parser.add_argument("--threads", type=_positive, help="CPU threads that compute a step; unset, one per core")
 
 
 def add_system(parser: argparse.ArgumentParser) -> None:
     """Flags of an engine in this process or of a server that runs."""
     add_local(parser)
-    parser.add_argument("--max-batch", type=int, default=EngineSettings().max_batch, help="requests that share a step")
+    batch = EngineSettings().max_batch
+    parser.add_argument("--max-batch", type=_positive, default=batch, help="requests that share a step")
     parser.add_argument("--url", help="a running server, which knows its own model, runner and policy")
     add_calibration(parser)
 
@@ -58,8 +62,31 @@ def local_of(options: argparse.Namespace, images: Sequence[tuple[str, bytes]], *
         raise SystemExit(f"the model cannot be served: {error}") from error
 
 
+def check_policies(names: Iterable[str], table: Sequence[EnsembleFigures]) -> None:
+    """Refuse what is no policy's name before anything is measured.
+
+    Raises:
+        SystemExit: says which there are.
+    """
+    try:
+        for name in names:
+            parse_policy(name, table)
+    except SettingsError as error:
+        raise SystemExit(str(error)) from error
+
+
 def system_of(options: argparse.Namespace, images: Sequence[tuple[str, bytes]]) -> System:
-    """The system that the flags name."""
+    """The system that the flags name, if it knows the images' classes."""
     if options.url:
-        return Remote(options.url, images, Predict(options="top_k=1"))
-    return local_of(options, images, max_batch=options.max_batch)
+        remote = Remote(options.url, images, Predict(options="top_k=1"))
+        check_labels(images, remote.card["class_names"])
+        return remote
+    local = local_of(options, images, max_batch=options.max_batch)
+    check_labels(images, local.manifest.class_names)
+    return local
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number

@@ -4,14 +4,19 @@ The engine has its own thread, as in the service; the calling thread submits nor
 An answer is what the engine has told by the request's deadline, at the instant it told, or at the deadline if it would
 have gone on. So this leaves out HTTP, decoding, the event loop and how exact its timers are, and adds that sender and
 engine share Python's lock.
+
+Garbage is not collected meanwhile. The service leaves what lives as long as it does out of every collection
+(`service.garbage`), while a benchmark's records would be walked again and again, for as long as a deadline is.
 """
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import inf, nan
 
 from benchmarks.load.outcomes import ANSWERED, LOST, MISSED, REFUSED, Outcome
@@ -54,7 +59,7 @@ def offer_to(
     start = time.monotonic() + LEAD
     intended = (start + plan.arrivals).tolist()
     due = (start + plan.arrivals + plan.deadlines).tolist()
-    with punctual():
+    with _uncollected(), punctual():
         for instant, deadline, image in zip(intended, due, plan.images, strict=True):
             if (left := instant - time.monotonic()) > 0:
                 time.sleep(left)
@@ -92,8 +97,20 @@ def offer_to(
     return outcomes
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def closed_loop(engine: Engine, images: Sequence[Array], outstanding: int, seconds: float) -> list[float]:
-    """Keep so many requests without a deadline in an engine. The instants at which requests ended, at least two."""
+    """Keep so many requests without a deadline in an engine, or as many as may wait. The instants at which requests
+    ended, at least two."""
+    outstanding = min(outstanding, engine.settings.max_waiting)
     places, ends = threading.Semaphore(outstanding), list[float]()
 
     def listen(updates: Sequence[tuple[Ticket, Update]]) -> None:
@@ -104,12 +121,13 @@ def closed_loop(engine: Engine, images: Sequence[Array], outstanding: int, secon
                 places.release()
 
     stop, sent = time.monotonic() + seconds, 0
-    while time.monotonic() < stop or sent < 2 * outstanding + 2:
-        places.acquire()
-        engine.submit(images[sent % len(images)], Budget(), listen)
-        sent += 1
-    for _ in range(outstanding):
-        places.acquire()
+    with _uncollected():
+        while time.monotonic() < stop or sent < 2 * outstanding + 2:
+            places.acquire()
+            engine.submit(images[sent % len(images)], Budget(), listen)
+            sent += 1
+        for _ in range(outstanding):
+            places.acquire()
     return ends
 
 

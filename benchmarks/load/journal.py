@@ -31,7 +31,7 @@ class Journal:
         """Start a new journal."""
         self.facts = facts
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(_line({"settings": self._settings, "facts": facts}), encoding="utf-8")
+        self._replace(_line({"settings": self._settings, "facts": facts}))
 
     def add(self, key: str, cell: dict[str, Any]) -> None:
         """A cell is finished."""
@@ -56,7 +56,14 @@ class Journal:
             )
         self.facts = head["facts"]
         self.cells = {line["key"]: line["cell"] for line in lines}
-        self.path.write_text(complete, encoding="utf-8")
+        if complete != text:
+            self._replace(complete)
+
+    def _replace(self, text: str) -> None:
+        """All of it at once, so that nothing is lost if this is interrupted."""
+        beside = self.path.with_name(f"{self.path.name}.new")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(self.path)
 
 
 def _line(entry: dict[str, Any]) -> str:

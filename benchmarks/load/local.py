@@ -18,7 +18,7 @@ from benchmarks.load.faults import Stragglers
 from benchmarks.load.inprocess import closed_loop, offer_to
 from benchmarks.load.outcomes import Outcome
 from benchmarks.load.plan import Plan
-from model_core.package import Package
+from model_core.package import EnsembleFigures, Package
 from service.engine import Engine
 from service.images import Decoder
 from service.local import make_runner
@@ -76,6 +76,11 @@ class Local:
         return {**names, "runner": f"{self.runner.name}, in the benchmark's process"}
 
     @property
+    def table(self) -> Sequence[EnsembleFigures]:
+        """What every ensemble size costs and is worth."""
+        return self.manifest.table
+
+    @property
     def pixels(self) -> list[Array]:
         """The images as the network takes them."""
         return [image for _, image in self._images]
@@ -97,8 +102,8 @@ class Local:
             ends = closed_loop(engine, self.pixels, 1, seconds)
         return median(later - earlier for earlier, later in pairwise(ends))
 
-    def offer(self, plan: Plan, policy: str, *, faults: float = 0.0, seed: int = 0) -> list[Outcome]:
-        """Offer a plan under a policy; `faults` is the share of the steps that are slowed."""
+    def offer(self, plan: Plan, policy: str, *, faults: float = 0.0, seed: Sequence[int] = (0,)) -> list[Outcome]:
+        """Offer a plan under a policy; `faults` is the share of the steps that are slowed, drawn from `seed`."""
         with self.engine(policy, Stragglers(self.runner, share=faults, seed=seed)) as engine:
             return offer_to(engine, plan, self._images, self.manifest.class_names)
 

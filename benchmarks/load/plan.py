@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Knots", "Plan", "arrivals", "burst", "constant", "draw_plan", "ramp", "step"]
+__all__ = ["Knots", "Plan", "arrivals", "burst", "constant", "draw_plan", "ramp"]
 
 Knots = Sequence[tuple[float, float]]
 
@@ -37,11 +37,6 @@ class Plan:
 def constant(rate: float, seconds: float) -> Knots:
     """So many requests a second all the time."""
     return [(0.0, rate), (seconds, rate)]
-
-
-def step(low: float, high: float, *, at: float, seconds: float) -> Knots:
-    """From one rate to another in an instant."""
-    return [(0.0, low), (at, low), (at, high), (seconds, high)]
 
 
 def ramp(low: float, high: float, seconds: float) -> Knots:

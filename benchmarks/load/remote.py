@@ -8,13 +8,15 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.client import Client
-from benchmarks.load.dialects import Dialect
+from benchmarks.load.dialects import Dialect, Predict
 from benchmarks.load.generator import closed_loop, offer
 from benchmarks.load.outcomes import Outcome
 from benchmarks.load.plan import Plan
 
-__all__ = ["Remote"]
+__all__ = ["FULL", "Remote"]
 
+FULL = Predict(options="top_k=1&min_confidence=1")
+"""Asks for the full ensemble. Without a confidence, the service stops who is certain while others wait."""
 CLIENTS = 64
 """Of the closed loop that measures capacity: enough for full batches beside those in transit."""
 
@@ -36,10 +38,10 @@ class Remote:
         """Seconds of the full ensemble for one client alone, seen from the client; the median."""
         return median(self._closed_loop(1, seconds))
 
-    def offer(self, plan: Plan, policy: str, *, faults: float = 0.0, seed: int = 0) -> list[Outcome]:
+    def offer(self, plan: Plan, policy: str, *, faults: float = 0.0, seed: Sequence[int] = (0,)) -> list[Outcome]:
         """Offer a plan. The server is taken to have the policy; faults cannot be injected from outside."""
         assert not faults
         return offer(self._url, plan, self._images, self._dialect)
 
     def _closed_loop(self, clients: int, seconds: float) -> list[float]:
-        return closed_loop(self._url, self._images, self._dialect, clients=clients, seconds=seconds)
+        return closed_loop(self._url, self._images, FULL, clients=clients, seconds=seconds)

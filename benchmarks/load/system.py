@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from benchmarks.load.outcomes import Outcome
@@ -31,6 +32,6 @@ class System(Protocol):
         """Seconds of the full ensemble for one request alone; the median."""
         ...
 
-    def offer(self, plan: Plan, policy: str, *, faults: float = 0.0, seed: int = 0) -> list[Outcome]:
+    def offer(self, plan: Plan, policy: str, *, faults: float = 0.0, seed: Sequence[int] = (0,)) -> list[Outcome]:
         """Offer a plan under a policy, while this share of the steps is slowed."""
         ...

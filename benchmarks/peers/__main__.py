@@ -2,8 +2,9 @@
 
     python -m benchmarks.peers --images cifar10/test
 
-Each peer serves the full ensemble, then the single network, as one ONNX graph, with our decoding, session options and
-threads, set up as its documentation advises (each `*_server.py` says how). Measured are what a request costs beside its
+Each peer serves the full ensemble, then the single network, as one ONNX graph, with our decoding and session options
+and as many threads, set up as its documentation advises (each `*_server.py` says how). Whether one thread or all share
+a batch is what served it better in a pilot; ours finds that out by itself. Measured are what a request costs beside its
 work (one at a time, the single network, no batching), and goodput in an open loop: answers that are correct and on time
 over requests offered. Rho is relative to what the full ensemble's graph does in a process of its own at its best batch
 size. An interrupted run goes on where it was.
@@ -14,12 +15,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.client import labelled_images, machine
+from benchmarks.client import check_labels, labelled_images, machine
 from benchmarks.peers.graphs import write_graph
 from benchmarks.peers.measurements import Bench
 from benchmarks.peers.record import Record
@@ -45,6 +46,7 @@ def main() -> None:
     images = labelled_images(options.images, options.count, options.seed)
     how: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "seconds", "count", "threads")}
     manifest = package.manifest
+    check_labels(images, manifest.class_names)
     model = {"name": manifest.name, "version": manifest.version, "sha256": package.sha256}
     record = Record(options.output, {"model": model, "machine": machine(), "client": CLIENT, **how})
     full, single = (_workload(package, size, options.threads, work) for size in (manifest.spec.tree.leaves, 1))
@@ -81,7 +83,15 @@ def _interpreter(server: Server, record: Record, work: Path) -> Path:
     python = environment_of(server, work)
     names = SHARED if server.distribution is None else (server.distribution, *SHARED)
     record["versions"] = (record["versions"] or {}) | {server.name: versions(python, *names)}
+    computing = _computing(versions(python, *SHARED))
+    if computing != (ours := _computing(versions(Path(sys.executable), *SHARED))):
+        raise SystemExit(f"{server.name} computes with {computing}, this environment with {ours}: install the same")
     return python
+
+
+def _computing(found: Mapping[str, str]) -> dict[str, str]:
+    """ONNX Runtime has a name of its own where it can also use a GPU, which nobody does here."""
+    return {name.removesuffix("-gpu"): version for name, version in sorted(found.items())}
 
 
 def _compare(
@@ -105,7 +115,7 @@ def _compare(
     return None
 
 
-def _workload(package: Package, size: int, threads: int, work: Path) -> Workload:
+def _workload(package: Package, size: int, cores: int, work: Path) -> Workload:
     graph = work / "graphs" / f"{package.sha256[:12]}-{size}.onnx"
     if not graph.is_file():
         write_graph(package, size, graph)
@@ -114,7 +124,8 @@ def _workload(package: Package, size: int, threads: int, work: Path) -> Workload
         graph=str(graph),
         size=size,
         port=0,
-        threads=threads,
+        cores=cores,
+        threads=cores,
         deadline_ms=0,
         queue_ms=0,
         max_batch=1,

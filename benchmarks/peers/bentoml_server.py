@@ -1,5 +1,6 @@
 """BentoML: adaptive batching in one worker process. `max_latency_ms` is the deadline: a request that BentoML expects to
-be later gets a 503.
+be later gets a 503. It does so for APIs that batch only, so this one does even where the others take one at a time: two
+at most then.
 
 A batchable API takes and gives lists, so the raw body becomes a list of one and the answer leaves its list again.
 """
@@ -32,7 +33,7 @@ class Predict:
         logging.getLogger("bentoml").setLevel(logging.CRITICAL)
 
     @bentoml.api(
-        batchable=told.max_batch > 1,
+        batchable=True,
         max_batch_size=max(told.max_batch, 2),
         max_latency_ms=round(told.deadline_ms),
     )

@@ -26,7 +26,7 @@ def create_app(workload: Workload) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        anyio.to_thread.current_default_thread_limiter().total_tokens = workload.threads
+        anyio.to_thread.current_default_thread_limiter().total_tokens = workload.cores
         yield
 
     app = FastAPI(lifespan=lifespan)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,9 +18,9 @@ from benchmarks.load.generator import offer
 from benchmarks.load.outcomes import summary
 from benchmarks.load.plan import constant, draw_plan
 from benchmarks.peers.record import Cell, Record
-from benchmarks.peers.servers import Server, ServerError, running
+from benchmarks.peers.servers import OURS, Server, ServerError, running
 from benchmarks.peers.workload import Workload
-from benchmarks.peers.yardstick import Yardstick, work_ms
+from benchmarks.peers.yardstick import Yardstick, thread_counts, work_ms
 
 __all__ = ["Bench", "deadline_ms"]
 
@@ -31,6 +31,8 @@ RELAXED_MS = 10_000.0
 WAIT_SHARE = 0.1
 """Share of the deadline that a batch may wait for more requests."""
 WARM_UP_RHO, WARM_UP_SECONDS = 0.5, 3.0
+PILOT, PILOT_RHOS = -1, (0.3, 1.0)
+"""Repeat and loads of the pilot that chooses a peer's threads."""
 PATIENCE = 10
 """Deadlines after which the client gives an answer up: it has long been lost."""
 SETTLE_SECONDS = 0.3
@@ -57,12 +59,15 @@ class Bench:
     logs: Path
 
     def overhead(self, server: Server, python: Path, base: Workload, repeat: int) -> None:
-        """One request at a time, the single network, no batching; what that takes without a server, just before."""
+        """One request at a time, the single network, no batching, one thread or all, whichever is faster; what that
+        takes without a server, just before."""
         cell = Cell(server=server.name, networks=1, deadline="none", rho=0.0, repeat=repeat)
         if self.record.find(cell) is not None:
             return
-        work = work_ms(base, [image for _, image in self.images])
+        images = [image for _, image in self.images]
         workload = replace(base, deadline_ms=RELAXED_MS, queue_ms=RELAXED_MS, max_batch=1, batch_wait_ms=0.0)
+        choices = [replace(workload, threads=threads) for threads in thread_counts(workload)]
+        work, workload = min(((work_ms(choice, images), choice) for choice in choices), key=lambda pair: pair[0])
         with self._running(server, python, workload, cell) as url:
             connection = _connection(url)
             times = []
@@ -88,16 +93,34 @@ class Bench:
             return
         limit = deadline_ms(deadline, self.yardstick)
         workload = self._tuned(base, limit)
+        if server is not OURS:
+            workload = replace(workload, threads=self._threads(server, python, workload, missing[0], limit))
         with self._running(server, python, workload, missing[0]) as url:
             self._offer(url, server, missing[0], WARM_UP_RHO, limit, WARM_UP_SECONDS)
             for cell in missing:
                 figures = self._offer(url, server, cell, cell.rho, limit, self.seconds)
-                settings = {"max batch": workload.max_batch, "deadline ms": limit}
+                settings = {"max batch": workload.max_batch, "threads": workload.threads, "deadline ms": limit}
                 self.record.add(cell, settings | figures)
                 print(
                     f"{cell.server:>9} of {cell.networks:>2}, {deadline}, rho {cell.rho}: {figures['goodput']:.1%}",
                     flush=True,
                 )
+
+    def _threads(self, server: Server, python: Path, workload: Workload, cell: Cell, limit: float) -> int:
+        """How many threads are to share a batch: which of one and all brings the peer more in a pilot. Ours finds out
+        by itself."""
+        key = f"{cell.server} {cell.networks} {cell.deadline}"
+        pilots: dict[str, dict[str, float]] = self.record["pilots"] or {}
+        if key not in pilots:
+            goodput = {}
+            for threads in thread_counts(workload):
+                with self._running(server, python, replace(workload, threads=threads), cell) as url:
+                    pilot = replace(cell, repeat=PILOT)
+                    self._offer(url, server, pilot, WARM_UP_RHO, limit, WARM_UP_SECONDS)
+                    found = [self._offer(url, server, pilot, rho, limit, WARM_UP_SECONDS) for rho in PILOT_RHOS]
+                goodput[str(threads)] = mean(figures["goodput"] for figures in found)
+            self.record["pilots"] = pilots = pilots | {key: goodput}
+        return int(max(pilots[key], key=lambda threads: pilots[key][threads]))
 
     def _tuned(self, base: Workload, limit: float) -> Workload:
         """Batches as large as the deadline allows."""
@@ -116,7 +139,7 @@ class Bench:
             constant(rho * self.yardstick.capacity, seconds),
             deadlines=[limit / 1e3],
             images=len(self.images),
-            seed=[self.seed, cell.repeat, round(100 * rho)],  # the same for all servers
+            seed=[self.seed, cell.repeat + 1, round(100 * rho)],  # the same for all servers
         )
         outcomes = offer(url, plan, self.images, server.dialect, patience=PATIENCE * limit / 1e3)
         self._settle(url, server)

@@ -44,7 +44,7 @@ class Predict:
 if __name__ == "__main__":
     ray.init(
         address="local",
-        num_cpus=max(told.threads, 2),
+        num_cpus=max(told.cores, 2),
         object_store_memory=100 * 2**20,
         include_dashboard=False,
         log_to_driver=False,

@@ -90,7 +90,7 @@ OURS = Server(
     name="hne-serve",
     arguments=(
         *("-m", "service.cli", "--host", "127.0.0.1", "--port", "{port}"),
-        *("--model", "{package}", "--runner", "cpu", "--threads", "{threads}"),
+        *("--model", "{package}", "--runner", "cpu", "--threads", "{cores}"),
     ),
     health="/readyz",
     dialect=Predict(options="top_k=1"),

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import onnxruntime as ort
 
 from model_core.package import Package
 from service.images import Decoder
 from service.runners import Array
-from service.runners.devices import Device, open_session, session_options
+from service.runners.devices import session_options
 
 __all__ = ["Classifier", "Workload"]
 
@@ -30,8 +31,10 @@ class Workload:
     size: int
     """Networks in the graph."""
     port: int
+    cores: int
+    """CPU threads that compute, all together."""
     threads: int
-    """CPU threads that compute."""
+    """Of them, those that share one batch: what serves a server best is found out."""
     deadline_ms: float
     """Later answers are lost: a framework that can give up a request by then is to do so."""
     queue_ms: float
@@ -62,7 +65,9 @@ class Classifier:
         self._decoder = Decoder(
             manifest.preprocessing, manifest.spec.input_shape, max_pixels=50_000_000, threads=1, max_waiting=1
         )
-        self._session = open_session(Path(workload.graph), session_options(workload.threads), Device.CPU)
+        # Not by `open_session`, whose threads stand back for an event loop that most peers have in another process.
+        options = session_options(workload.threads)
+        self._session = ort.InferenceSession(Path(workload.graph), options, providers=["CPUExecutionProvider"])
 
     def read(self, data: bytes) -> Array:
         """The network's input (C, H, W) of an encoded image.

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.simulation.answers import MISSED, NOTHING, refinement, unheard
 from model_core.tree import Segment
-from service.errors import DeadlineMissedError
 from service.ledger import Ledger
 from service.profile import Profile
-from service.request import Budget, Refinement, StopReason, Ticket, Update
+from service.request import Budget, StopReason
 from service.scheduler import Policy, by_start, expired
 from service.slots import SlotPool
 
@@ -20,7 +20,6 @@ __all__ = ["Timed", "timed_decisions"]
 
 SLACKS = (0.3, 3.0)
 """Deadlines are drawn between these, times what it takes to give all active requests every leaf."""
-_NOTHING = np.empty(0, np.float32)
 
 
 class Timed(NamedTuple):
@@ -58,12 +57,12 @@ def timed_decisions(
     now, steps_run, timed = 0.0, 0, list[Timed]()
     while len(timed) < count:
         while len(ledger) < active:
-            ledger.admit(_NOTHING, Budget(deadline=now + everyone * random.uniform(*SLACKS)), _unheard, now)
+            ledger.admit(NOTHING, Budget(deadline=now + everyone * random.uniform(*SLACKS)), unheard, now)
         started = time.perf_counter()
         late = expired(ledger.queues, profile, now)
         told = time.perf_counter()
         for entry in late:
-            ledger.end(ledger.of(entry), StopReason.DEADLINE, _MISSED, now)
+            ledger.end(ledger.of(entry), StopReason.DEADLINE, MISSED, now)
         ended = time.perf_counter()
         decision = policy(ledger.situation(now, segments=by_size, max_batch=max_batch, steps_run=steps_run))
         if ledger.admitted >= 2 * active:
@@ -78,23 +77,5 @@ def timed_decisions(
         steps_run += 1
         next_end = now + profile.expected(Segment(segment.stop), 1) if segment.stop < leaves else now
         for _, request in ledger.release(batch):
-            ledger.advance(
-                request,
-                Refinement(
-                    ensemble_size=segment.stop,
-                    flops=flops[segment.stop],
-                    probabilities=_NOTHING,
-                    stop_reason=request.stop_reason(segment.stop, 0.0, next_end),
-                    started_at=request.started_at,
-                    first_at=now,
-                    at=now,
-                ),
-            )
+            ledger.advance(request, refinement(request, segment.stop, flops=flops, now=now, next_end=next_end))
     return timed
-
-
-def _unheard(updates: Sequence[tuple[Ticket, Update]]) -> None:
-    """Nobody waits for an answer."""
-
-
-_MISSED = DeadlineMissedError()

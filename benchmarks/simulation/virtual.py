@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.simulation.answers import MISSED, NOTHING, refinement, unheard
 from benchmarks.simulation.load import Load
 from benchmarks.simulation.machine import Faults, Machine
 from model_core.tree import Segment
-from service.errors import DeadlineMissedError
-from service.ledger import Ledger, Request
-from service.request import Budget, Refinement, StopReason, Ticket, Update
+from service.ledger import Ledger
+from service.request import Budget, StopReason
 from service.scheduler import Policy, by_start, expired
 from service.slots import SlotPool
 from service.state import EngineSettings
@@ -22,7 +22,6 @@ __all__ = ["Run", "simulate"]
 
 DRAWS = 4096
 """Fault factors drawn at a time."""
-_NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,28 +63,14 @@ def simulate(
     factors: list[float] = []
     now, arrived, batches, busy = 0.0, 0, 0, 0.0
 
-    def advance(request: Request, stop: int, next_end: float) -> None:
-        if now <= request.entry.deadline:
-            sizes[offered[request.ticket.number]] = stop
-        refinement = Refinement(
-            ensemble_size=stop,
-            flops=flops[stop],
-            probabilities=_NOTHING,
-            stop_reason=request.stop_reason(stop, 0.0, next_end),
-            started_at=request.started_at,
-            first_at=now,
-            at=now,
-        )
-        ledger.advance(request, refinement)
-
     while True:
         while arrived < len(arrivals) and arrivals[arrived] <= now:
             if ledger.queues.waiting < limits.max_waiting:
-                ledger.admit(_NOTHING, Budget(deadline=deadlines[arrived]), _unheard, arrivals[arrived])
+                ledger.admit(NOTHING, Budget(deadline=deadlines[arrived]), unheard, arrivals[arrived])
                 offered.append(arrived)
             arrived += 1
         for entry in expired(ledger.queues, profile, now):
-            ledger.end(ledger.of(entry), StopReason.DEADLINE, _MISSED, now)
+            ledger.end(ledger.of(entry), StopReason.DEADLINE, MISSED, now)
         situation = ledger.situation(now, segments=segments, max_batch=machine.max_batch, steps_run=batches)
         decision = policy(situation) if ledger.queues else None
         if decision is None:
@@ -103,12 +88,7 @@ def simulate(
         profile.observe(segment, count, seconds)
         next_end = now + profile.expected(Segment(segment.stop), 1) if segment.stop < tree.leaves else now
         for _, request in ledger.release(batch):
-            advance(request, segment.stop, next_end)
+            if now <= request.entry.deadline:
+                sizes[offered[request.ticket.number]] = segment.stop
+            ledger.advance(request, refinement(request, segment.stop, flops=flops, now=now, next_end=next_end))
     return Run(sizes=np.asarray(sizes), batches=batches, busy=busy, straggle=profile.straggle)
-
-
-def _unheard(updates: Sequence[tuple[Ticket, Update]]) -> None:
-    """The simulation reads what it needs from the ledger."""
-
-
-_MISSED = DeadlineMissedError()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from model_core.tree import Segment
-from service.policies.whole import begin, efficient_batch, resume, route_seconds
+from service.policies.whole import begin, efficient_batch, resume, seconds_to
 from service.scheduler import Decision, Situation, batch_sizes
 
 __all__ = ["FixedSize", "Replan"]
@@ -56,9 +56,10 @@ class Replan:
     def _largest_size_for(self, situation: Situation, rate: float) -> int:
         half = (situation.queues[0][-1].deadline - situation.now) / 2
 
+        seconds = {batch: seconds_to(situation, self._leaves, batch) for batch in batch_sizes(situation.max_batch)}
+
         def capacity(size: int) -> float:
-            seconds = {batch: route_seconds(situation, size, batch) for batch in batch_sizes(situation.max_batch)}
-            return max((batch / taken for batch, taken in seconds.items() if batch == 1 or taken <= half), default=0.0)
+            return max(batch / taken[size] for batch, taken in seconds.items() if batch == 1 or taken[size] <= half)
 
         sizes = range(self._leaves, 1, -1)
         return next((size for size in sizes if capacity(size) >= self.margin * rate), Segment(0).stop)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 
 from model_core.tree import Segment
-from service.policies.whole import begin, resume, route_seconds
+from service.policies.whole import begin, resume, seconds_to
 from service.scheduler import Decision, Entry, Situation, batch_sizes, largest_batch
 
 __all__ = ["MostAccurate", "SlackFit"]
@@ -29,8 +29,8 @@ class MostAccurate:
         if (started := resume(situation)) or not (entries := _savable(situation, self.margin)):
             return started
         limit = (entries[0].deadline - situation.now) / self.margin
-        sizes = range(self._leaves, 1, -1)
-        size = next((size for size in sizes if route_seconds(situation, size, len(entries)) <= limit), 1)
+        seconds = seconds_to(situation, self._leaves, len(entries))
+        size = next((size for size in range(self._leaves, 1, -1) if seconds[size] <= limit), 1)
         return begin(situation, entries, size)
 
 
@@ -54,11 +54,10 @@ class SlackFit:
         batches = batch_sizes(len(entries))
         choices = {}
         for batch in batches:
-            deeper = inf
+            deeper, seconds = inf, seconds_to(situation, self._leaves, batch)
             for size in range(self._leaves, 0, -1):
-                seconds = route_seconds(situation, size, batch)
-                if seconds <= limit and seconds < deeper:  # otherwise a deeper answer costs no more
-                    choices[batch, size] = deeper = seconds
+                if seconds[size] <= limit and seconds[size] < deeper:  # otherwise a deeper answer costs no more
+                    choices[batch, size] = deeper = seconds[size]
         longest = max(choices.values(), default=inf)
         batch, size = max(
             (choice for choice, seconds in choices.items() if seconds >= BUCKET * longest), default=(1, 1)

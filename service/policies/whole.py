@@ -7,29 +7,45 @@ they are through, as if the model could not be interrupted. Requests without a d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from math import inf
 
 from model_core.tree import Segment
 from service.scheduler import Decision, Entry, Situation, batch_sizes, largest_batch
 
-__all__ = ["begin", "efficient_batch", "resume", "route", "route_seconds"]
+__all__ = ["begin", "efficient_batch", "resume", "seconds_to"]
 
 WORTHWHILE = 1.05
 """A larger batch has to serve so many times the requests per second of a smaller one."""
 
 
-def route(segments: Sequence[Sequence[Segment]], start: int, stop: int) -> list[Segment]:
-    """The segments that lead from one ensemble size to another, each the widest that the runner has."""
-    path: list[Segment] = []
-    while start < stop:
-        path.append(next(segment for segment in reversed(segments[start]) if segment.stop <= stop))
-        start = path[-1].stop
-    return path
+def seconds_to(situation: Situation, size: int, batch: int) -> list[float]:
+    """Expected seconds from nothing to the ensemble sizes 0 to `size`, by the segments that take least."""
+    return [seconds for seconds, _ in _routes(situation, 0, size, batch)]
 
 
-def route_seconds(situation: Situation, size: int, batch: int) -> float:
-    """Expected seconds from nothing to an ensemble size."""
-    path = route(situation.segments, 0, size)
-    return sum(situation.costs.expected(segment, batch) for segment in path)
+def _routes(situation: Situation, start: int, stop: int, batch: int) -> list[tuple[float, Segment | None]]:
+    """What it takes from one ensemble size to those up to another, and the segment to begin with, by the cheapest
+    segments; among equals by the widest. Small batches are best served by wide segments, large ones not always: a
+    runner may have more threads for the steps.
+    """
+    cheapest: list[tuple[float, Segment | None]] = [(inf, None)] * (stop + 1)
+    cheapest[start] = 0.0, None
+    for size in range(start, stop):
+        seconds, first = cheapest[size]
+        for segment in reversed(situation.segments[size]):
+            if segment.stop <= stop:
+                reached = seconds + situation.costs.expected(segment, batch)
+                if reached < cheapest[segment.stop][0]:
+                    cheapest[segment.stop] = reached, first or segment
+    return cheapest
+
+
+def _next(situation: Situation, start: int, stop: int, batch: int) -> Segment:
+    """The segment to run next, for a batch that is to get from one ensemble size to another."""
+    _, segment = _routes(situation, start, stop, batch)[stop]
+    assert segment is not None
+    return segment
 
 
 def efficient_batch(situation: Situation, size: int, margin: float) -> Sequence[Entry]:
@@ -38,15 +54,18 @@ def efficient_batch(situation: Situation, size: int, margin: float) -> Sequence[
     On a machine that gains nothing from batching that is one; elsewhere the most urgent are left out where they would
     keep the batch small.
     """
-    queue, best, best_rate = situation.queues[0], (), 0.0
-    chosen: Sequence[Entry] = best
+
+    @cache
+    def seconds(batch: int) -> float:
+        return seconds_to(situation, size, batch)[size]
+
+    queue, best_rate = situation.queues[0], 0.0
+    chosen: Sequence[Entry] = ()
     for limit in batch_sizes(min(len(queue), situation.max_batch, situation.free_slots)):
-        entries = largest_batch(
-            queue, lambda batch: margin * route_seconds(situation, size, batch), situation.now, limit
-        )
+        entries = largest_batch(queue, lambda batch: margin * seconds(batch), situation.now, limit)
         if len(entries) < min(limit, len(chosen) + 1):
             break
-        rate = len(entries) / route_seconds(situation, size, len(entries))
+        rate = len(entries) / seconds(len(entries))
         if rate > WORTHWHILE * best_rate:
             chosen, best_rate = entries, rate
     return chosen
@@ -56,7 +75,7 @@ def begin(situation: Situation, entries: Sequence[Entry], size: int) -> Decision
     """Start answers of an ensemble size; those whose budgets allow less than the most urgent's wait for their own."""
     target = min(size, entries[0].limit)
     alike = [entry for entry in entries if min(size, entry.limit) == target]
-    return Decision(segment=route(situation.segments, 0, target)[0], entries=alike, target=target)
+    return Decision(segment=_next(situation, 0, target, len(alike)), entries=alike, target=target)
 
 
 def resume(situation: Situation) -> Decision | None:
@@ -64,7 +83,7 @@ def resume(situation: Situation) -> Decision | None:
     for size in range(len(situation.segments) - 1, 0, -1):
         if queue := situation.queues[size]:
             target = queue[0].limit
-            segment = route(situation.segments, size, min(target, len(situation.segments)))[0]
-            alike = [entry for entry in queue if entry.limit == target]
-            return Decision(segment=segment, entries=alike[: situation.max_batch])
+            alike = [entry for entry in queue if entry.limit == target][: situation.max_batch]
+            segment = _next(situation, size, min(target, len(situation.segments)), len(alike))
+            return Decision(segment=segment, entries=alike)
     return None

@@ -1,9 +1,12 @@
+"""What the service's own counts say of a stretch of time."""
+
 import math
 
 import pytest
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from benchmarks.front import histogram, quantile, samples
+from benchmarks.exposition import mean_between, samples
+from benchmarks.front import histogram, quantile
 
 
 def test_a_quantile_is_that_of_what_came_in_between() -> None:
@@ -24,8 +27,26 @@ def test_a_quantile_is_that_of_what_came_in_between() -> None:
     assert quantile(histogram(nothing, observe(9.0), "gap_seconds"), 0.99) == 4
 
 
-def test_samples_are_told_apart_by_name_and_bound() -> None:
-    found = samples('# TYPE a counter\na_total 2.0\nb{le="0.1"} 1.0\nc{x="y"} 5.0\nd{x="y",le="+Inf"} 3.0\n')
-    assert found[("a_total", "")] == 2
-    assert found[("b", "0.1")] == 1
-    assert found[("d", "+Inf")] == pytest.approx(3)
+def test_samples_are_told_apart_by_name_and_bound_and_added_up_over_other_labels() -> None:
+    registry = CollectorRegistry()
+    requests = Counter("requests", "Requests", ("endpoint", "outcome"), registry=registry)
+    requests.labels(endpoint='say "}"', outcome="200 or so").inc(2)
+    requests.labels(endpoint="/predict", outcome="ok").inc(3)
+    sizes = Histogram("size", "Sizes", ("kind",), buckets=(1, 2.5), registry=registry)
+    for kind, value in (("a", 1), ("b", 1), ("b", 2)):
+        sizes.labels(kind=kind).observe(value)
+    found = samples(generate_latest(registry).decode())
+    assert found["requests_total", ""] == 5
+    assert [found["size_bucket", bound] for bound in ("1.0", "2.5", "+Inf")] == [2, 3, 3]
+    assert found["size_sum", ""] == 4
+
+
+def test_a_mean_is_that_of_what_came_in_between() -> None:
+    registry = CollectorRegistry()
+    batches = Histogram("batch", "Batches", buckets=(1, 2), registry=registry)
+    batches.observe(100)
+    before = samples(generate_latest(registry).decode())
+    assert mean_between(before, before, "batch") is None
+    for value in (1, 2, 6):
+        batches.observe(value)
+    assert mean_between(before, samples(generate_latest(registry).decode()), "batch") == pytest.approx(3)

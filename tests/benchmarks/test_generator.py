@@ -1,8 +1,11 @@
 """The generator against a real server, and against none."""
 
 import socket
+import socketserver
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +71,42 @@ def test_an_answer_that_is_no_prediction_is_a_failure(url: str, images: list[tup
 
     outcomes = offer(url, plan(), images, Misread())
     assert summary(outcomes, 0.5)["failed"] == len(outcomes)
+
+
+@contextmanager
+def silent(heard: list[float]) -> Iterator[str]:
+    """The address of a server that takes down the instant (`time.perf_counter`) of each request and answers none."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with suppress(ConnectionError):
+                self.rfile.readline()
+                heard.append(time.perf_counter())
+                self.rfile.read()  # until the client hangs up
+
+    class Server(socketserver.ThreadingTCPServer):
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_no_request_waits_for_the_answer_to_an_earlier_one(images: list[tuple[str, bytes]]) -> None:
+    drawn, heard, patience = plan(), list[float](), 3.0
+    with silent(heard) as url:
+        start = time.perf_counter() + 0.5
+        outcomes = offer(url, drawn, images, Predict(), patience=patience, start=start)
+    assert {outcome.status for outcome in outcomes} == {LOST}
+    # Who waits sends `patience` late; a busy machine is far from that.
+    assert max(outcome.sent - outcome.intended for outcome in outcomes) < patience / 3
+    assert len(heard) == len(drawn)
+    assert max(np.sort(heard) - start - drawn.arrivals) < patience / 3
 
 
 def test_a_server_that_never_answers_loses_every_request(images: list[tuple[str, bytes]]) -> None:

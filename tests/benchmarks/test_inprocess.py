@@ -1,13 +1,15 @@
 """Load on a real engine in the test's process."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import benchmarks.load.local
 from benchmarks.load.borrowed import Borrowed
 from benchmarks.load.faults import Stragglers
-from benchmarks.load.inprocess import answer_by
+from benchmarks.load.inprocess import answer_by, closed_loop
 from benchmarks.load.local import Local
 from benchmarks.load.outcomes import LOST, MISSED, REFUSED, summary
 from benchmarks.load.plan import Plan, constant, draw_plan
@@ -15,6 +17,8 @@ from model_core.package import Package
 from model_core.tree import Segment
 from service.errors import DeadlineMissedError
 from service.request import Failure, Refinement, StopReason
+from service.runners import Array
+from service.runners.base import Rows, batch_of
 from service.runners.onnx import OnnxRunner
 from service.state import EngineSettings
 
@@ -108,10 +112,35 @@ def test_who_finds_no_place_is_refused(tiny_package: Path, images: list[tuple[st
     assert statuses.count(200) + statuses.count(REFUSED) == 50
 
 
-def test_capacity_and_latency_are_those_of_the_full_ensemble(local: Local) -> None:
-    alone = sum(local.profile.expected(Segment(leaf), 1) for leaf in range(16))
-    assert local.full_latency(0.3) > alone / 4
-    assert 0 < local.capacity(0.3) < 4 * 4 / alone  # batches of at most 4
+def test_capacity_and_latency_are_those_of_the_full_ensemble(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, computed = local.runner.run, 0
+
+    def counted(segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+        nonlocal computed
+        computed += segment.width * batch_of(rows)
+        return run(segment, rows, images)
+
+    def noted(*arguments: Any) -> list[float]:
+        loops.append(closed_loop(*arguments))
+        return loops[-1]
+
+    loops: list[list[float]] = []
+    monkeypatch.setattr(local.runner, "run", counted)
+    monkeypatch.setattr(benchmarks.load.local, "closed_loop", noted)
+    rate = local.capacity(0.3)
+    ends = loops[-1]
+    assert computed == 16 * len(ends)
+    assert rate == pytest.approx(sum(end > ends[0] for end in ends) / (ends[-1] - ends[0]))
+    computed = 0
+    latency = local.full_latency(0.3)
+    assert latency == pytest.approx(np.median(np.diff(loops[-1])))
+    assert computed == 16 * len(loops[-1])
+
+
+def test_a_closed_loop_keeps_no_more_than_may_wait(tiny_package: Path, images: list[tuple[str, bytes]]) -> None:
+    limits = EngineSettings(max_batch=4, max_active=2, max_waiting=3, profile_seconds=0.1)
+    small = Local(tiny_package, images, limits=limits, threads=1, runner="cpu")
+    assert small.capacity(0.2) > 0
 
 
 def test_stragglers_take_their_times_longer_and_change_nothing_else(tiny_package: Path) -> None:
@@ -119,7 +148,7 @@ def test_stragglers_take_their_times_longer_and_change_nothing_else(tiny_package
     real = Borrowed(OnnxRunner(package), slots=1)
     image = np.zeros((1, *package.manifest.spec.input_shape), np.float32)
     naps: list[float] = []
-    slowed = Stragglers(real, share=0.25, seed=1, factor=4.0, sleep=naps.append)
+    slowed = Stragglers(real, share=0.25, seed=[1], factor=4.0, sleep=naps.append)
     for _ in range(400):
         logits = slowed.run(Segment(0), slice(0, 1), image)
     assert len(naps) / 400 == pytest.approx(0.25, abs=0.08)

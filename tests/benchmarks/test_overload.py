@@ -82,6 +82,44 @@ def test_one_invalid_repeat_makes_a_row_invalid() -> None:
     assert not row["valid"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ("--policies anytime slackfitt", "there is no policy 'slackfitt'"),
+        ("--policies slackfit --margins 0.5", "at least 1"),
+        ("--threads 0", "must be at least 1"),
+    ],
+)
+def test_what_is_mistyped_is_told_before_anything_is_measured(
+    arguments: str,
+    fault: str,
+    tiny_package: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "overload.json"
+    given = f"--model {tiny_package} --images {image_folder} --count 8 --runner cpu --output {output} {arguments}"
+    with pytest.raises(SystemExit) as ended:
+        overload.main(given.split())
+    assert fault in f"{ended.value}{capsys.readouterr().err}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_command_elsewhere_is_not_the_same_run(
+    tiny_package: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (
+        f"--model {tiny_package} --images {image_folder} --count 8 --threads 1 --runner cpu --rhos 1 --cv2s 1 "
+        "--slacks 3 --faults 0 --policies anytime --margins --seconds 0.3 --warm-up 0 "
+        f"--repeats 1 --calibration 0.2 --max-batch 4 --output {tmp_path / 'overload.json'}"
+    ).split()
+    overload.main(arguments)
+    monkeypatch.setattr(overload, "machine", lambda: {"processor": "another"})
+    with pytest.raises(SystemExit, match="begun with another machine"):
+        overload.main(arguments)
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(
     tiny_package: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

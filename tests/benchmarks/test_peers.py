@@ -47,6 +47,7 @@ def workload(package: Path, graph: Path, size: int) -> Workload:
         graph=str(graph),
         size=size,
         port=0,
+        cores=1,
         threads=1,
         deadline_ms=1000,
         queue_ms=1000,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.load.plan import Knots, arrivals, burst, constant, draw_plan, ramp, step
+from benchmarks.load.plan import Knots, arrivals, burst, constant, draw_plan, ramp
 
 
 def instants(rate: Knots, cv2: float = 1.0, seed: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -26,7 +26,6 @@ def test_poisson_counts_vary_as_much_as_their_mean() -> None:
 @pytest.mark.parametrize(
     ("rate", "bins", "expected"),
     [
-        (step(100.0, 900.0, at=50.0, seconds=100.0), 4, [2500, 2500, 22500, 22500]),
         (ramp(0.0, 800.0, 100.0), 4, [2500, 7500, 12500, 17500]),
         (ramp(800.0, 0.0, 100.0), 4, [17500, 12500, 7500, 2500]),
         (burst(50.0, 1000.0, start=25.0, stop=50.0, seconds=100.0), 4, [1250, 25000, 1250, 1250]),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,44 @@ def test_a_short_soak_finds_nothing(tiny_package: Path, image_folder: Path, tmp_
     assert report["violations"] == []
     assert end.value.code == 0
     assert report["rows"][0]["sent before SIGTERM"] > 0
+
+
+def test_a_server_that_dies_is_reported(
+    tiny_package: Path, images: list[tuple[str, bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = soak.options_of(
+        f"--images {tmp_path} --minutes 0.05 --burst 0.2 --rude 1 --calibration 0.2 "
+        f"--output {tmp_path / 'soak.json'}".split()
+    )
+    with served(
+        *(tiny_package, "--threads", "1", "--profile-seconds", "0.1", "--keep-profile", "false", "--runner", "cpu")
+    ) as (url, process):
+        case = soak.Soak(url, process, images, options)
+        crash = threading.Timer(1.5, process.kill)
+        crash.start()
+        soak.conduct(case, options)
+    report = json.loads((tmp_path / "soak.json").read_text())
+    (row,) = report["rows"]
+    assert row["delivered"] > 0
+    assert row["lost"] > 0
+    said = capsys.readouterr()
+    assert "memory MiB" in said.out
+    for violation in (
+        "predictions have no end",
+        "does not tell its metrics after the load",
+        "the server ended with status -9",
+    ):
+        assert any(violation in found for found in report["violations"])
+        assert violation in said.err
+
+
+def test_a_soak_of_classes_that_the_model_does_not_know_does_not_begin(
+    tiny_package: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "wolf").symlink_to(image_folder / "class 1")
+    flags = "--flags --threads 1 --runner cpu --profile-seconds 0.1 --keep-profile false"
+    with pytest.raises(SystemExit, match="does not know the classes 'wolf'"):
+        soak.main(f"--model {tiny_package} --images {folder} --count 2 --output {tmp_path / 'no.json'} {flags}".split())
+    assert not (tmp_path / "no.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ def test_batched_products_compute_what_grouped_convolutions_do(layout: torch.mem
 
 def test_variants_are_timed(tmp_path: Path) -> None:
     config = TrainConfig(architecture="hne_tiny", batch_size=2, device="cpu", precision="float32").resolved()
+    started = time.perf_counter()
     rows = measure(config, EAGER, steps=1, warm_up=1, repeats=2, out=tmp_path)
+    elapsed = time.perf_counter() - started
     assert [row["variant"] for row in rows] == ["plain", "channels-last", "products"]
     assert all(0 < row["least"] <= row["images_per_second"] <= row["most"] for row in rows)
+    assert sum(2 * 2 / row["most"] for row in rows) < elapsed, "two steps of two images each"

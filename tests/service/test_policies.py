@@ -13,8 +13,25 @@ from service.policies import Anytime, FixedSize, MostAccurate, Replan, SlackFit,
 from service.scheduler import Entry, Policy, Queues
 from tests.service.situations import LEAVES, NOW, STEPS, TABLE, WIDE, Linear, filled, situation
 
-BATCHING = Linear(fixed=1.0, each=0.5)
-"""Seconds from size 0: 1 + batch x leaves / 2."""
+
+class Alike(Linear):
+    """All steps take the same, so that wide segments are the cheapest: 1 + batch x leaves / 2 seconds."""
+
+    def expected(self, segment: Segment, batch: int) -> float:
+        return self.fixed + self.each * batch * segment.width
+
+    def cheapest(self, segment: Segment) -> float:
+        return self.expected(segment, 4) / 4
+
+
+class Threaded(Alike):
+    """Several threads for steps in batches of three and more, one for wide segments."""
+
+    def expected(self, segment: Segment, batch: int) -> float:
+        return super().expected(segment, batch) / (3 if segment.width == 1 and batch >= 3 else 1)
+
+
+BATCHING = Alike()
 
 
 def begun(policy: Policy, *slacks: float, costs: Linear = BATCHING) -> tuple[int, list[int]]:
@@ -62,7 +79,26 @@ def test_fixed_leaves_out_what_cannot_make_it() -> None:
 
 def test_fixed_takes_batches_only_where_they_pay() -> None:
     assert begun(FixedSize(2), 9, 9, 9) == (2, [0, 1, 2])
-    assert begun(FixedSize(2), 9, 9, 9, costs=Linear(fixed=0.0)) == (2, [0])
+    assert begun(FixedSize(2), 9, 9, 9, costs=Alike(fixed=0.0)) == (2, [0])
+
+
+def test_a_baseline_takes_the_cheapest_segments_and_not_the_widest() -> None:
+    def first(waiting: int, size: int = 4) -> Segment:
+        queues = filled(*((0, 9.0) for _ in range(waiting)))
+        decision = FixedSize(size)(situation(queues, segments=WIDE, costs=Threaded()))
+        assert decision is not None
+        assert decision.target == size
+        return decision.segment
+
+    assert first(1) == first(2) == Segment(0, 4)
+    assert first(4) == Segment(0), "four steps take 4 s, one wide segment 9"
+    three_of_a_size = situation(filled(*((2, 9.0) for _ in range(3))), segments=WIDE, costs=Threaded())
+    decision = FixedSize(4)(three_of_a_size)
+    assert decision is not None
+    assert decision.segment == Segment(2)
+    deep = MostAccurate(LEAVES)(situation(filled(*((0, 4.1) for _ in range(4))), segments=WIDE, costs=Threaded()))
+    assert deep is not None
+    assert deep.target == LEAVES, "the wide segment would take too long"
 
 
 def test_the_most_accurate_that_fits_is_chosen_for_all_who_wait() -> None:
