@@ -37,13 +37,13 @@ def histogram(before: Samples, after: Samples, name: str) -> list[tuple[float, f
     return sorted(counts)
 
 
-def quantile(buckets: Sequence[tuple[float, float]], fraction: float) -> float:
-    """The quantile as Prometheus estimates it: linear within a bucket. NaN if there is nothing; beyond the last bound
+def quantile(buckets: Sequence[tuple[float, float]], fraction: float) -> float | None:
+    """The quantile as Prometheus estimates it: linear within a bucket. None if there is nothing; beyond the last bound
     it is that bound.
     """
     rank = fraction * buckets[-1][1]
     if not rank:
-        return math.nan
+        return None
     for (low, below), (high, upto) in pairwise([(0.0, 0.0), *buckets]):
         if upto >= rank:
             return low if math.isinf(high) else low + (high - low) * (rank - below) / (upto - below)
@@ -92,9 +92,12 @@ def measure(
         **figures,
         "mean step batch": mean_between(before, after, BATCH),
         "gaps": int(gaps[-1][1]),
-        "gap p50 ms": 1e3 * quantile(gaps, 0.5),
-        "gap p99 ms": 1e3 * quantile(gaps, 0.99),
+        **{f"gap {name} ms": _ms(quantile(gaps, fraction)) for name, fraction in (("p50", 0.5), ("p99", 0.99))},
     }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from benchmarks.simulation.load import Load, gamma_load
 from benchmarks.simulation.machine import PAPER_TREE, Faults, Machine, cpu_like, gpu_like, measured, paper_table
 from benchmarks.simulation.plot import draw
 from benchmarks.simulation.virtual import simulate
+from model_core.errors import ModelError
 from model_core.package import EnsembleFigures, Package
 from model_core.tree import Tree
 from service.policies import parse_policy
@@ -161,7 +162,10 @@ def print_table(rows: Sequence[dict[str, object]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run and report."""
     options = _parser().parse_args(arguments)
-    setting = _setting(options)
+    try:
+        setting = _setting(options)
+    except (OSError, ValueError, ModelError) as error:
+        raise SystemExit(str(error)) from error
     check_policies(options.policies, setting.table)
     started = time.process_time()
     rows = simulate_all(setting, options.policies, options.rho, repeats=options.repeats, jobs=options.jobs)

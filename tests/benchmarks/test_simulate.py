@@ -122,6 +122,8 @@ def test_a_measured_machine_offers_what_was_measured(tmp_path: Path) -> None:
     path.write_text(json.dumps({"name": "mine", "segments": steps[1:]}))
     with pytest.raises(ValueError, match=r"missing steps: \[0\]"):
         measured(path, PAPER_TREE)
+    with pytest.raises(SystemExit, match="missing steps"):
+        main(f"--machine {path} --output {tmp_path / 'report.json'}".split())
 
 
 def test_the_command_prints_a_table_and_writes_figures_and_plot(
