@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = labelled_images(options.images, options.count, options.seed)
     system = system_of(options, images)
     if isinstance(system, Local):
-        check_policies([options.policy], system.table)
+        check_policies([options.policy], system.manifest.table)
     else:
         options.policy = system.card["policy"]
     capacity, latency = system.capacity(options.calibration), system.full_latency(options.calibration)

@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for batch in options.batches:
         local = local_of(options, images, max_batch=batch)
-        check_policies([options.policy], local.table)
+        check_policies([options.policy], local.manifest.table)
         rows.append(throughput(local, options.policy, seconds=options.seconds, repeats=options.repeats))
     gpu = gpu_like(local.tree, local.manifest.cumulative_flops)
     timed = [

@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = labelled_images(options.images, options.count, options.seed)
     system = system_of(options, images)
     if isinstance(system, Local):
-        check_policies([*grid.policies, *(cell.named for cell in grid.pilots())], system.table)
+        check_policies([*grid.policies, *(cell.named for cell in grid.pilots())], system.manifest.table)
     elif grid.policies != [system.card["policy"]]:
         raise SystemExit(f"the server's policy is {system.card['policy']}: name that one")
     settings = {

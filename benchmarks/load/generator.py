@@ -10,7 +10,6 @@ before whatever else wants the processor (`punctual`).
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from benchmarks.load.dialects import Ask, Dialect
 from benchmarks.load.outcomes import ANSWERED, LOST, Outcome
 from benchmarks.load.plan import Plan
 from benchmarks.load.punctual import punctual
+from benchmarks.load.uncollected import uncollected
 
 __all__ = ["PATIENCE", "closed_loop", "offer"]
 
@@ -53,13 +53,8 @@ def offer(
         for image, deadline in zip(plan.images, plan.deadlines, strict=True)
     ]
     run = _Run(plan, requests, dialect.first_prediction, patience, start)
-    gc.collect()
-    gc.disable()  # a collection in between would hold back what is due
-    try:
-        with punctual():
-            on_fast_loop(run(url))
-    finally:
-        gc.enable()
+    with uncollected(), punctual():
+        on_fast_loop(run(url))
     return [run.outcome(index, dialect, images[image][0]) for index, image in enumerate(plan.images)]
 
 

@@ -4,24 +4,20 @@ The engine has its own thread, as in the service; the calling thread submits nor
 An answer is what the engine has told by the request's deadline, at the instant it told, or at the deadline if it would
 have gone on. So this leaves out HTTP, decoding, the event loop and how exact its timers are, and adds that sender and
 engine share Python's lock.
-
-Garbage is not collected meanwhile. The service leaves what lives as long as it does out of every collection
-(`service.garbage`), while a benchmark's records would be walked again and again, for as long as a deadline is.
 """
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from math import inf, nan
 
 from benchmarks.load.outcomes import ANSWERED, LOST, MISSED, REFUSED, Outcome
 from benchmarks.load.plan import Plan
 from benchmarks.load.punctual import punctual
+from benchmarks.load.uncollected import uncollected
 from service.engine import Engine
 from service.errors import QueueFullError
 from service.request import Budget, Refinement, StopReason, Ticket, Update
@@ -59,7 +55,7 @@ def offer_to(
     start = time.monotonic() + LEAD
     intended = (start + plan.arrivals).tolist()
     due = (start + plan.arrivals + plan.deadlines).tolist()
-    with _uncollected(), punctual():
+    with uncollected(), punctual():
         for instant, deadline, image in zip(intended, due, plan.images, strict=True):
             if (left := instant - time.monotonic()) > 0:
                 time.sleep(left)
@@ -97,16 +93,6 @@ def offer_to(
     return outcomes
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def closed_loop(engine: Engine, images: Sequence[Array], outstanding: int, seconds: float) -> list[float]:
     """Keep so many requests without a deadline in an engine, or as many as may wait. The instants at which requests
     ended, at least two."""
@@ -121,7 +107,7 @@ def closed_loop(engine: Engine, images: Sequence[Array], outstanding: int, secon
                 places.release()
 
     stop, sent = time.monotonic() + seconds, 0
-    with _uncollected():
+    with uncollected():
         while time.monotonic() < stop or sent < 2 * outstanding + 2:
             places.acquire()
             engine.submit(images[sent % len(images)], Budget(), listen)

@@ -18,7 +18,7 @@ from benchmarks.load.faults import Stragglers
 from benchmarks.load.inprocess import closed_loop, offer_to
 from benchmarks.load.outcomes import Outcome
 from benchmarks.load.plan import Plan
-from model_core.package import EnsembleFigures, Package
+from model_core.package import Package
 from service.engine import Engine
 from service.images import Decoder
 from service.local import make_runner
@@ -74,11 +74,6 @@ class Local:
         """What a report says of the model."""
         names = {"name": self.manifest.name, "version": self.manifest.version, "sha256": self.package.sha256}
         return {**names, "runner": f"{self.runner.name}, in the benchmark's process"}
-
-    @property
-    def table(self) -> Sequence[EnsembleFigures]:
-        """What every ensemble size costs and is worth."""
-        return self.manifest.table
 
     @property
     def pixels(self) -> list[Array]:

@@ -82,16 +82,16 @@ def _interpreter(server: Server, record: Record, work: Path) -> Path:
     """Of a server's environment, whose versions are put on record."""
     python = environment_of(server, work)
     names = SHARED if server.distribution is None else (server.distribution, *SHARED)
-    record["versions"] = (record["versions"] or {}) | {server.name: versions(python, *names)}
-    computing = _computing(versions(python, *SHARED))
-    if computing != (ours := _computing(versions(Path(sys.executable), *SHARED))):
+    found = versions(python, *names)
+    record["versions"] = (record["versions"] or {}) | {server.name: found}
+    if (computing := _computing(found)) != (ours := _computing(versions(Path(sys.executable), *SHARED))):
         raise SystemExit(f"{server.name} computes with {computing}, this environment with {ours}: install the same")
     return python
 
 
 def _computing(found: Mapping[str, str]) -> dict[str, str]:
     """ONNX Runtime has a name of its own where it can also use a GPU, which nobody does here."""
-    return {name.removesuffix("-gpu"): version for name, version in sorted(found.items())}
+    return {name.removesuffix("-gpu"): found[name] for name in SHARED if name in found}
 
 
 def _compare(

@@ -13,8 +13,9 @@ import numpy as np
 
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment, Tree
+from service.policies.whole import cheapest_routes
 from service.profile import Profile, Shape
-from service.scheduler import batch_sizes
+from service.scheduler import batch_sizes, by_start
 
 __all__ = ["PAPER_TREE", "Faults", "Machine", "cpu_like", "gpu_like", "measured", "paper_table"]
 
@@ -69,10 +70,8 @@ class Machine:
 
     def least(self, price: Callable[[Segment], float]) -> tuple[float, ...]:
         """The least price of segments that lead from nothing to ensemble size 0..N; infinity where none do."""
-        best = [0.0] + [float("inf")] * self.tree.leaves
-        for segment in sorted(self.seconds):
-            best[segment.stop] = min(best[segment.stop], best[segment.start] + price(segment))
-        return tuple(best)
+        leaves = self.tree.leaves
+        return tuple(least for least, _ in cheapest_routes(by_start(self.seconds, leaves), price, 0, leaves))
 
     @property
     def full_latency(self) -> float:

@@ -6,14 +6,14 @@ they are through, as if the model could not be interrupted. Requests without a d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from math import inf
 
 from model_core.tree import Segment
 from service.scheduler import Decision, Entry, Situation, batch_sizes, largest_batch
 
-__all__ = ["begin", "efficient_batch", "resume", "seconds_to"]
+__all__ = ["begin", "cheapest_routes", "efficient_batch", "resume", "seconds_to"]
 
 WORTHWHILE = 1.05
 """A larger batch has to serve so many times the requests per second of a smaller one."""
@@ -24,21 +24,27 @@ def seconds_to(situation: Situation, size: int, batch: int) -> list[float]:
     return [seconds for seconds, _ in _routes(situation, 0, size, batch)]
 
 
-def _routes(situation: Situation, start: int, stop: int, batch: int) -> list[tuple[float, Segment | None]]:
-    """What it takes from one ensemble size to those up to another, and the segment to begin with, by the cheapest
-    segments; among equals by the widest. Small batches are best served by wide segments, large ones not always: a
-    runner may have more threads for the steps.
+def cheapest_routes(
+    segments: Sequence[Sequence[Segment]], price: Callable[[Segment], float], start: int, stop: int
+) -> list[tuple[float, Segment | None]]:
+    """The least price of segments that lead from one ensemble size to each of 0 to `stop`, and the one to begin with,
+    among equals the widest; infinity and None where none do. `segments` are by the size they start at, narrowest first.
     """
     cheapest: list[tuple[float, Segment | None]] = [(inf, None)] * (stop + 1)
     cheapest[start] = 0.0, None
     for size in range(start, stop):
-        seconds, first = cheapest[size]
-        for segment in reversed(situation.segments[size]):
-            if segment.stop <= stop:
-                reached = seconds + situation.costs.expected(segment, batch)
-                if reached < cheapest[segment.stop][0]:
-                    cheapest[segment.stop] = reached, first or segment
+        spent, first = cheapest[size]
+        for segment in reversed(segments[size]):
+            if segment.stop <= stop and (reached := spent + price(segment)) < cheapest[segment.stop][0]:
+                cheapest[segment.stop] = reached, first or segment
     return cheapest
+
+
+def _routes(situation: Situation, start: int, stop: int, batch: int) -> list[tuple[float, Segment | None]]:
+    """In seconds that a batch of this size is expected to take. Small ones are best served by wide segments, large ones
+    not always: a runner may have more threads for the steps.
+    """
+    return cheapest_routes(situation.segments, partial(situation.costs.expected, batch=batch), start, stop)
 
 
 def _next(situation: Situation, start: int, stop: int, batch: int) -> Segment:
