@@ -10,8 +10,8 @@ it with images in and logits out, as the engine does it, through the runner that
 - steps: one network after the other, which costs a launch and a copy of logits for each;
 - eager: wide, but without CUDA graphs.
 
-Beside it the model's grouped form, compiled by torch: what is hard to beat where everyone wants all N networks. Takes
-turns, so that a machine's moods meet all of them.
+Beside it, at the largest batch, the model's grouped form, compiled by torch: what is hard to beat where everyone wants
+all N networks. Takes turns, so that a machine's moods meet all of them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ COLUMNS = ("precision", "N", "batch", "wide ms", "steps ms", "eager ms", "groupe
 
 
 def ways(package: Package, precision: str, options: argparse.Namespace) -> dict[int, dict[str, Work]]:
-    """By ensemble size N the ways to compute it; the grouped form computes them all."""
+    """By ensemble size N the ways to compute it; the grouped form computes them all, for the largest batch."""
     most = max(options.batches)
     graphs, eager = (
         PyTorchRunner(package, device=options.device, precision=precision, max_batch=most, graphs=graphs)
@@ -123,7 +123,10 @@ def measure(package: Package, options: argparse.Namespace, journal: Journal) -> 
                     by_size = by_size or ways(package, precision, options)
                     if not journal.cells:
                         journal.begin({})
-                    journal.add(key, _row(package, by_size[size], precision, batch, size, options))
+                    contenders = dict(by_size[size])
+                    if batch < max(options.batches):
+                        contenders.pop("grouped", None)
+                    journal.add(key, _row(package, contenders, precision, batch, size, options))
                     print(f"{key}: {journal.cells[key]['wide ms']:.3f} ms", flush=True)
                 yield journal.cells[key]
 

@@ -27,9 +27,9 @@ __all__ = ["GroupMajor"]
 
 
 class GroupMajor(nn.Module):
-    """A model's forward pass in this layout, for training only: batch norm takes the batch's statistics.
+    """A model's forward pass in this layout, in training or not, as its batch norms are.
 
-    What it counts, `num_batches_tracked`, is left to `count_batch`, since a kernel for each count costs more than that.
+    What these count, `num_batches_tracked`, is left to `count_batch`: a kernel for each count costs more than that.
     """
 
     def __init__(self, model: HierarchicalEnsemble) -> None:
@@ -225,14 +225,18 @@ def _convolution(conv: nn.Conv2d, x: _Maps) -> _Maps:
 
 
 def _normalised(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
-    """Batch norm of (G, P, C) with the batch's statistics, which join the running ones."""
+    """Batch norm of (G, P, C): in training with the batch's statistics, which join the running ones."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
     groups, pixels, channels = values.shape
+    weight, bias = (parameter.view(groups, 1, channels) for parameter in (norm.weight, norm.bias))
+    if not norm.training:
+        scale = weight * torch.rsqrt(norm.running_var.view(groups, 1, channels) + norm.eps)
+        shift = bias - norm.running_mean.view(groups, 1, channels) * scale
+        return torch.addcmul(shift, precise(values), scale).to(values.dtype)
     if pixels < 2:
         raise ValueError("batch norm needs more than one pixel to train on")
-    weight, bias = (parameter.view(groups, 1, channels) for parameter in (norm.weight, norm.bias))
     result, mean, variance = batch_normalised(values, weight, bias, norm.eps)
     with torch.no_grad():
         norm.running_mean.lerp_(mean.flatten(), norm.momentum)

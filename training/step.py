@@ -38,18 +38,35 @@ class Computation:
 
 
 class StepLoss:
-    """The objective of a batch under a configuration."""
+    """The objective of a batch under a configuration.
+
+    Args:
+        teacher: a frozen model beside y_E, whose full ensemble's mean logits are the lesson.
+    """
 
     def __init__(
-        self, model: HierarchicalEnsemble, config: TrainConfig, device: torch.device, computation: Computation
+        self,
+        model: HierarchicalEnsemble,
+        config: TrainConfig,
+        device: torch.device,
+        computation: Computation,
+        teacher: HierarchicalEnsemble | None = None,
     ) -> None:
         self._group_major = GroupMajor(model) if computation.group_major else None
         forward: Callable[[Tensor], Tensor] = self._group_major or model
         sizes = prefix_sizes(model.tree.leaves, config.prefixes)
+        taught_alike = teacher is None or GroupMajor.supports(teacher)
+        teach: Callable[[Tensor], Tensor] | None = teacher
+        if teacher is not None and computation.group_major and taught_alike:
+            teach = GroupMajor(teacher)
 
-        def loss(images: Tensor, targets: Tensor, lesson: Tensor | None) -> Tensor:
+        def loss(images: Tensor, targets: Tensor) -> Tensor:
+            lesson = None
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 logits_lbk = forward(images)
+                if teach is not None:
+                    with torch.no_grad():
+                        lesson = teach(images).float().mean(0)
             return objective(
                 config.loss,
                 logits_lbk.float(),
@@ -68,17 +85,15 @@ class StepLoss:
             # What earlier runs of this process compiled counts against a limit, past which nothing is compiled.
             torch.compiler.reset()
             mode = "reduce-overhead" if computation.graphs else "default"
-            self._loss = torch.compile(loss, mode=mode, dynamic=False, fullgraph=computation.group_major)
+            whole = computation.group_major and taught_alike
+            self._loss = torch.compile(loss, mode=mode, dynamic=False, fullgraph=whole)
 
-    def __call__(self, images: Tensor, targets: Tensor, lesson: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """The loss (a scalar, to be differentiated) of images (B, C, H, W) under labels (B,) or probabilities (B, K).
 
         With graphs it and its gradients are valid until the next call, which writes to the same memory.
-
-        Args:
-            lesson: logits (B, K) of another teacher.
         """
         if self._group_major is not None:
             self._group_major.count_batch()
-        result: Tensor = self._loss(images, targets, lesson)
+        result: Tensor = self._loss(images, targets)
         return result

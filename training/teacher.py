@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from model_core.errors import CheckpointError
+from model_core.grouped import HierarchicalEnsemble
 from model_core.package import Preprocessing, digest
 from model_core.spec import ModelSpec
 from training.config import TrainConfig
@@ -35,8 +34,8 @@ def with_teacher(config: TrainConfig) -> TrainConfig:
 
 def load_teacher(
     config: TrainConfig, student: ModelSpec, data: DataCard, device: torch.device
-) -> Callable[[Tensor], Tensor] | None:
-    """A function from images (B, C, H, W) to the teacher's y_E (B, K) float32; None without a teacher.
+) -> HierarchicalEnsemble | None:
+    """The teacher, whose full ensemble's mean logits are the lesson, frozen; None without one.
 
     Raises:
         RunError: it is missing, was trained further since the student's run began, or does not fit the student.
@@ -55,13 +54,7 @@ def load_teacher(
         raise RunError(
             f"--teacher {config.teacher}: its classes or its images' size or colours are not those of this run"
         )
-
-    @torch.no_grad()
-    def lesson(images: Tensor) -> Tensor:
-        logits_lbk: Tensor = teacher(images)
-        return logits_lbk.float().mean(0)
-
-    return lesson
+    return teacher.eval().requires_grad_(False)
 
 
 def _alike(one: Preprocessing, other: Preprocessing) -> bool:

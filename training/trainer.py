@@ -98,7 +98,8 @@ class Trainer:
             raise ConfigError(f"--batch-size {self.batch_size}: there are only {len(data.train)} training images")
         self.position = state.position
         self.model: HierarchicalEnsemble = state.model.to(device).to(memory_format=torch.channels_last)
-        self.loss = StepLoss(self.model, config, device, Computation.chosen(config, self.model, device))
+        teacher = load_teacher(config, self.model.spec, state.data, device)
+        self.loss = StepLoss(self.model, config, device, Computation.chosen(config, self.model, device), teacher)
         self.optimizer = sgd(self.model, config, prefix_sizes(self.model.tree.leaves, config.prefixes))
         for name, parameter in self.model.named_parameters():
             if name in state.momentum:
@@ -106,7 +107,6 @@ class Trainer:
                 buffer = torch.empty_like(parameter).copy_(state.momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.average = WeightAverage(self.model, decay=config.ema, stored=state.average) if config.ema else None
-        self.teacher = load_teacher(config, self.model.spec, state.data, device)
         self._loss_sum = torch.tensor(state.unlogged.loss_sum, device=device)
         self._loss_steps, self._logged = state.unlogged.steps, state.unlogged.seconds
         self._begun = self._moved = self._saved = options.clock()
@@ -184,10 +184,8 @@ class Trainer:
         draws = generator(config.seed, MIXING, epoch, step)
         classes = self.model.spec.classes
         images, targets = mixed(images, labels, how=config.mix, share=config.mix_share, classes=classes, draws=draws)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            lesson = None if self.teacher is None else self.teacher(images)
         self.optimizer.zero_grad()  # before the loss, whose graphs may use the memory of the last gradients again
-        loss = self.loss(images, targets, lesson)
+        loss = self.loss(images, targets)
         torch.autograd.backward(loss)
         self.optimizer.step()
         if self.average is not None:

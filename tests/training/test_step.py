@@ -38,6 +38,28 @@ def test_the_layout_of_a_gpu_does_not_change_it(loss: str, mixed: bool, model: H
     assert [*map(int, counts(other))] == [*map(int, counts(model))] == [1] * len(counts(model))
 
 
+def test_the_layout_of_a_gpu_does_not_change_a_lesson(model: HierarchicalEnsemble) -> None:
+    teacher = frozen(deepcopy(model), seed=1)
+    config = TrainConfig(precision="float32").resolved()
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+    found = {}
+    for taught in (None, teacher):
+        plain = StepLoss(deepcopy(model), config, CPU, Computation(), taught)(images, labels)
+        found[taught] = StepLoss(deepcopy(model), config, CPU, Computation(group_major=True), taught)(images, labels)
+        torch.testing.assert_close(found[taught], plain)
+    assert not found[teacher].isclose(found[None]), "it is heard"
+    assert not any(counts(teacher)), "and learns nothing itself"
+
+
+def frozen(model: HierarchicalEnsemble, *, seed: int) -> HierarchicalEnsemble:
+    """As a teacher: with statistics of its own, and not to be trained."""
+    draws = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand(tensor.shape, generator=draws), alpha=0.5 if name.endswith("var") else 0.05)
+    return model.eval().requires_grad_(False)
+
+
 def counts(model: HierarchicalEnsemble) -> list[torch.Tensor]:
     return [buffer for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked")]
 
@@ -73,14 +95,15 @@ def test_in_graphs_a_gpu_takes_the_same_steps(model: HierarchicalEnsemble) -> No
     for compiled in (False, True):
         trained = deepcopy(model).to(device).to(memory_format=torch.channels_last)
         computation = Computation.chosen(config, trained, device) if compiled else Computation()
-        loss, optimizer = StepLoss(trained, config, device, computation), sgd(trained, config, prefix_sizes(4))
+        teacher = frozen(deepcopy(model), seed=1).to(device).to(memory_format=torch.channels_last)
+        loss = StepLoss(trained, config, device, computation, teacher)
+        optimizer = sgd(trained, config, prefix_sizes(4))
         average = WeightAverage(trained, decay=config.ema, stored={})
         draws, total, course[compiled] = torch.Generator(device).manual_seed(0), torch.zeros((), device=device), []
         for step in range(8):
             images = torch.randn(16, 3, 32, 32, generator=draws, device=device)
-            lesson = torch.randn(16, 10, generator=draws, device=device)
             optimizer.zero_grad()
-            found = loss(images, torch.arange(16, device=device) % 10, lesson)
+            found = loss(images, torch.arange(16, device=device) % 10)
             torch.autograd.backward(found)
             optimizer.step()
             average.update(step)

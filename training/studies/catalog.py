@@ -46,20 +46,22 @@ GROWN = Arm(
     initial=Arm(label="Single network", changes={"branching": (1, 1, 1, 1, 1), "loss": "i"}, epochs=2.5, lr=2 / 3),
 )
 
-PLUS = {"ema": 0.999, "label_smoothing": 0.1, "mix": "cutmix", "prefixes": "all"}
+LARGER = Arm(label="HNE", changes={"architecture": "hne"})
+PLUS = {"ema": 0.999, "mix": "cutmix", "prefixes": "all", "student_temperature": 1.0}
 ABLATION = (
     HIERARCHICAL,
     Arm(label="+ averaged weights", changes={"ema": PLUS["ema"]}),
-    Arm(label="+ label smoothing", changes={"label_smoothing": PLUS["label_smoothing"]}),
+    Arm(label="+ label smoothing", changes={"label_smoothing": 0.1}),
     Arm(label="+ mixup", changes={"mix": "mixup"}),
     Arm(label="+ CutMix", changes={"mix": "cutmix"}),
     Arm(label="+ every prefix distilled", changes={"prefixes": "all"}),
-    Arm(label="+ HNE as second teacher", changes={"teacher_weight": 0.5}, teacher="hne"),
+    Arm(label="+ HNE as second teacher", changes={"teacher_weight": 0.5}, teacher=LARGER),
+    Arm(label="+ $L_I$ as second teacher", changes={"student_temperature": 1.0}, teacher=INDEPENDENT),
     STRUCTURED,
     Arm(label="$L_S$ boosted", changes={"loss": "boosted"}),
     GROWN,
     Arm(label="HNE+ without teacher", changes=PLUS),
-    Arm(label="HNE+", changes=PLUS, teacher="hne"),
+    Arm(label="HNE+", changes=PLUS, teacher=INDEPENDENT),
 )
 
 _DIVERSITY = Study(

@@ -50,8 +50,8 @@ class Arm:
     """Times the protocol's."""
     initial: Arm | None = None
     """The way of training the run that this one starts from."""
-    teacher: str | None = None
-    """An architecture which, trained as in the paper, teaches this arm."""
+    teacher: Arm | None = None
+    """The way of training the run that teaches this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,5 +167,5 @@ def _run(arm: Arm, base: TrainConfig) -> PlannedRun:
     return PlannedRun(
         config=config,
         initial=None if arm.initial is None else _run(arm.initial, base),
-        teacher=None if arm.teacher is None else PlannedRun(config=replace(base, architecture=arm.teacher)),
+        teacher=None if arm.teacher is None else _run(arm.teacher, base),
     )
