@@ -1,15 +1,17 @@
 """A running average of the weights, which generalises better than the last step's (Polyak; Izmailov et al. 2018).
 
-The average runs over batch norm's statistics too, with the same decay: that needs no pass over the training images
-before each evaluation, so that the average can be evaluated at any moment of a training.
+An exponential one runs over batch norm's statistics too, with the same decay: the weights that it remembers are all but
+the present ones, and it needs no pass over training images before each evaluation. An even one (SWA) is of weights that
+lie far apart, whose statistics are not its own: these are estimated anew, `settle`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_core.grouped import HierarchicalEnsemble
 
@@ -17,18 +19,22 @@ __all__ = ["WeightAverage"]
 
 
 class WeightAverage:
-    """The exponential moving average of a model, as a second model on the same device.
+    """The average of a model over its steps, as a second model on the same device.
 
     Args:
         model: the one that is trained; the average starts from its present state, or from `stored`.
-        decay: per step, in 0..1. Early steps use a smaller one, so that the initial weights are soon forgotten.
+        decay: of an exponential average, per step, in 0..1. Early steps use a smaller one, so that the initial weights
+            are soon forgotten. None: all steps from `since` on count the same.
+        since: the step that is the first of an even average; up to it the average is the model itself.
     """
 
-    def __init__(self, model: HierarchicalEnsemble, *, decay: float, stored: dict[str, Tensor]) -> None:
+    def __init__(
+        self, model: HierarchicalEnsemble, *, decay: float | None, stored: dict[str, Tensor], since: int = 0
+    ) -> None:
         self.model = deepcopy(model).requires_grad_(False)
         if stored:
             self.model.load_state_dict(stored)
-        self._decay = decay
+        self._decay, self._since = decay, since
         ours, theirs = self.model.state_dict(), model.state_dict()
         real = [name for name, tensor in ours.items() if tensor.is_floating_point()]
         self._average, self._current = [ours[name] for name in real], [theirs[name] for name in real]
@@ -38,8 +44,25 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the model's present state, after `step` (from 0, counted over the whole run)."""
-        weight = 1 - min(self._decay, (1 + step) / (10 + step))
+        if self._decay is None:
+            weight = 1 / (max(step - self._since, 0) + 1)
+        else:
+            weight = 1 - min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._average, self._current, weight)
         ours, theirs = self._counters
         if ours:
             torch._foreach_copy_(ours, theirs)
+
+    @torch.no_grad()
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Replace batch norm's statistics by their means over batches of images (B, C, H, W)."""
+        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        self.model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train().momentum = None  # the mean of all batches
+        for images in batches:
+            self.model(images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval().momentum = momentum

@@ -123,6 +123,14 @@ class TrainConfig:
         float,
         Setting("decay per step of a running average of the weights, which then is the result; 0: no average"),
     ] = 0.0
+    swa: Annotated[
+        float,
+        Setting(
+            "stochastic weight averaging: share of the training, at its end, that has the constant rate --swa-lr and "
+            "whose weights are averaged evenly, which then is the result, 0..1; 1 for a run with --initial; 0: none"
+        ),
+    ] = 0.0
+    swa_lr: Annotated[float, Setting("learning rate of that share")] = 0.05
     epochs: Annotated[int | None, Setting("passes over the training images (default: 200; ImageNet 120)")] = None
     batch_size: Annotated[int | None, Setting("images per step (default: 128; ImageNet 256)")] = None
     lr: Annotated[float, Setting("peak learning rate; falls to zero along a cosine")] = 0.1
@@ -154,12 +162,14 @@ class TrainConfig:
         for name, hint in _hints().items():
             if get_origin(hint) is Literal:
                 self._require(name, getattr(self, name) in get_args(hint), f"choose one of {', '.join(get_args(hint))}")
-        for name in ("alpha", "teacher_weight", "mix_share"):
+        for name in ("alpha", "teacher_weight", "mix_share", "swa"):
             self._require(name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
         for name in ("momentum", "label_smoothing", "ema"):
             self._require(name, 0 <= getattr(self, name) < 1, "must lie in 0..1, below 1")
         self._require("teacher", self.teacher is None or self.distils, "needs --loss d or hd")
-        for name in ("train_images", "temperature", "student_temperature", "lr", "epochs", "batch_size", "threads"):
+        self._require("swa", not (self.swa and self.ema), "is another average than --ema; choose one")
+        positive = ("train_images", "temperature", "student_temperature", "lr", "swa_lr", "epochs", "batch_size")
+        for name in (*positive, "threads"):
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "must be positive")
         for name in ("weight_decay", "warmup_epochs", "workers", "seed"):
@@ -191,6 +201,7 @@ class TrainConfig:
             "prefixes": (self.loss in ("s", "hd", "boosted"), "needs --loss s, hd or boosted"),
             "teacher_weight": (self.teacher is not None, "needs --teacher"),
             "mix_share": (self.mix != "off", "needs --mix mixup or cutmix"),
+            "swa_lr": (self.swa > 0, "needs --swa"),
         }
         for name in chosen:
             if name in needs:

@@ -86,7 +86,8 @@ def draw_latency(rows: Sequence[Row], device: str, path: Path) -> None:
     legend = [Line2D([], [], color=f"C{number}", label=f"batch {batch}") for number, batch in enumerate(batches)]
     for name, style in styles.values():
         legend += axes[0].plot([], [], style, color="0.3", label=name)
-    legend += [Line2D([], [], color="0.3", linestyle="", marker="x", label="grouped form, compiled")]
+    if any(row["grouped ms"] for row in rows):
+        legend += [Line2D([], [], color="0.3", linestyle="", marker="x", label="grouped form, compiled")]
     figure.legend(handles=legend, loc="outside right upper", fontsize="small")
     figure.suptitle(device, size="small")
     _save(figure, path)

@@ -38,6 +38,8 @@ def test_what_was_chosen_is_kept() -> None:
         ({"weight_decay": -1.0}, "--weight-decay -1.0: must not be negative"),
         ({"momentum": 1.0}, "--momentum 1.0"),
         ({"ema": 1.0}, "--ema 1.0: must lie in 0..1, below 1"),
+        ({"swa": 1.5}, "--swa 1.5: must lie in 0..1"),
+        ({"swa": 0.5, "ema": 0.9}, "--swa 0.5: is another average than --ema"),
         ({"mix": "blend"}, "--mix blend: choose one of off, mixup, cutmix"),
         ({"teacher": Path("run"), "loss": "i"}, "--teacher run: needs --loss d or hd"),
         ({"epochs": 2, "warmup_epochs": 2.0}, "--warmup-epochs 2.0: must be shorter"),

@@ -216,7 +216,9 @@ def test_the_seed_decides_the_weights(
 
 
 @pytest.mark.parametrize(
-    "changes", [HNE_PLUS, {"mix": "mixup", "loss": "boosted", "ema": 0.99}], ids=["plus", "boosted"]
+    "changes",
+    [HNE_PLUS, {"mix": "mixup", "loss": "boosted", "ema": 0.99}, {"swa": 0.75, "swa_lr": 0.02}],
+    ids=["plus", "boosted", "swa"],
 )
 def test_the_better_recipe_resumes_to_the_same_weights_and_the_same_average(
     changes: dict[str, object], image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
@@ -269,6 +271,8 @@ def test_a_run_stored_before_a_setting_existed_has_its_default(finished: Path, t
         "mix",
         "mix_share",
         "ema",
+        "swa",
+        "swa_lr",
     ):
         del old[name]
     write_tensors(tmp_path / STATE_FILE, tensors, {**metadata, "config": json.dumps(old)})

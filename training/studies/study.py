@@ -30,7 +30,7 @@ FIXED = frozenset(
         "label_smoothing",
         "ema",
     }
-    | {"mix", "mix_share", "teacher", "teacher_sha256", "teacher_weight"}
+    | {"swa", "swa_lr", "mix", "mix_share", "teacher", "teacher_sha256", "teacher_weight"}
 )
 """What arms decide, so that no flag does."""
 

@@ -97,7 +97,10 @@ def _accuracy_rows(lines: Sequence[Line], sizes: Sequence[int], protocol: Protoc
 def _is_papers(line: Line) -> bool:
     """Whether the line is trained with the paper's recipe, whatever its length."""
     config = line.planned[0].config
-    return not (config.ema or config.label_smoothing) and (config.mix, config.prefixes) == ("off", "powers")
+    return not (config.ema or config.swa or config.label_smoothing) and (config.mix, config.prefixes) == (
+        "off",
+        "powers",
+    )
 
 
 def _more_rows(lines: Sequence[Line]) -> list[list[str]]:
