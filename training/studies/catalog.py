@@ -46,6 +46,14 @@ GROWN = Arm(
     initial=Arm(label="Single network", changes={"branching": (1, 1, 1, 1, 1), "loss": "i"}, epochs=2.5, lr=2 / 3),
 )
 
+# At once from the end of a training, where the rate has fallen to zero, to a constant rate (Izmailov et al. 2018).
+AVERAGED = Arm(
+    label="$L_I$, then its weights averaged (SWA)",
+    changes={"loss": "i", "swa": 1.0, "swa_lr": 0.015},
+    epochs=2 / 15,
+    initial=INDEPENDENT,
+)
+
 LARGER = Arm(label="HNE", changes={"architecture": "hne"})
 PLUS = {"ema": 0.999, "mix": "cutmix", "prefixes": "all", "student_temperature": 1.0}
 ABLATION = (
@@ -60,6 +68,8 @@ ABLATION = (
     STRUCTURED,
     Arm(label="$L_S$ boosted", changes={"loss": "boosted"}),
     GROWN,
+    INDEPENDENT,
+    AVERAGED,
     Arm(label="HNE+ without teacher", changes=PLUS),
     Arm(label="HNE+", changes=PLUS, teacher=INDEPENDENT),
 )
