@@ -1,6 +1,7 @@
 """Scheduling policies under load, on virtual time: the engine's scheduler, ledger, profile and policies as they are.
 
     python -m benchmarks.simulate --machine gpu --slack 1.5 --faults 0.05
+    python -m benchmarks.simulate --machine here --slack 1.5 --cv2 4  # with the seconds that segments take here
 
 For every rate (rho: offered over what the machine can carry with the full ensemble) and policy: goodput (answers that
 are correct and on time, over requests offered), attainment (answers on time, over requests offered), mean ensemble size
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.load.flags import check_policies
+from benchmarks.load.local import Local
 from benchmarks.simulation.bound import best_goodput
 from benchmarks.simulation.load import Load, gamma_load
 from benchmarks.simulation.machine import PAPER_TREE, Faults, Machine, cpu_like, gpu_like, measured, paper_table
@@ -33,6 +35,7 @@ from model_core.errors import ModelError
 from model_core.package import EnsembleFigures, Package
 from model_core.tree import Tree
 from service.policies import parse_policy
+from service.settings import shipped_model
 from service.state import EngineSettings
 
 RHOS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 4.0, 8.0)
@@ -198,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _setting(options: argparse.Namespace) -> Setting:
     tree, table = PAPER_TREE, paper_table()
+    if options.machine == "here" and options.package is None:
+        options.package = shipped_model()
     if options.package is not None:
         manifest = Package.load(options.package).manifest
         tree, table = manifest.spec.tree, manifest.table
@@ -223,14 +228,27 @@ def _machine(options: argparse.Namespace, tree: Tree, flops: Sequence[int]) -> M
             return cpu_like(tree, flops, widths=options.widths)
         case "gpu":
             return gpu_like(tree, flops, widths=options.widths)
+        case "here":
+            local = Local(options.package, (), limits=EngineSettings())
+            batches = range(1, local.max_batch + 1)
+            seconds = {
+                s: [0.0, *(local.profile.expected(s, batch) for batch in batches)] for s in local.runner.segments
+            }
+            return Machine(name=f"this machine, {local.runner.name}", tree=tree, seconds=seconds)
         case path:
             return measured(Path(path), tree)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--machine", default="cpu", help="cpu, gpu, or a JSON file of measurements")
-    parser.add_argument("--package", type=Path, help="take costs and accuracies from this one; else the paper's HNE")
+    parser.add_argument(
+        "--machine",
+        default="cpu",
+        help="cpu, gpu, here (measured now, with the runner that would serve), or a JSON file of measurements",
+    )
+    parser.add_argument(
+        "--package", type=Path, help="costs and accuracies of this one; else the paper's HNE, here the shipped one"
+    )
     parser.add_argument("--correct", type=Path, help="a .npy (images, N) of what is right at which ensemble size")
     parser.add_argument("--policies", nargs="+", default=POLICIES, help="NAME, fixed:N, each also with @MARGIN")
     parser.add_argument("--rho", nargs="+", type=float, default=RHOS, help="offered over the full ensemble's capacity")

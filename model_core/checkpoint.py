@@ -91,7 +91,7 @@ def model_from(path: Path, tensors: Mapping[str, Tensor], spec_json: str | None)
         spec = ModelSpec.model_validate_json(spec_json)
     except (ValidationError, SpecError) as error:
         raise CheckpointError(path, f"holds an invalid model spec: {error}") from error
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # not on "meta": a network of one's own may hold tensors that nobody stores
         model = build_model(spec)
     try:
         model.load_state_dict(dict(tensors), assign=True)

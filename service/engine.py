@@ -26,7 +26,7 @@ from service.runners.base import Array, Runner
 from service.scheduler import Policy
 from service.state import EngineSettings, EngineState
 
-__all__ = ["Engine", "EngineSettings", "EngineState", "Listener"]
+__all__ = ["PAUSE", "Engine", "EngineSettings", "EngineState", "Listener"]
 
 logger = logging.getLogger(__name__)
 

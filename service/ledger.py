@@ -20,7 +20,7 @@ from service.request import Budget, Failure, Refinement, StopReason, Ticket, Upd
 from service.runners.base import Array, Rows, rows_of
 from service.scheduler import ARRIVALS, URGENT, Costs, Decision, Entry, Queues, Situation
 from service.slots import SlotPool
-from service.window import Rate, Window
+from service.window import Rate, Share, Window
 
 __all__ = ["Batch", "Ledger", "Listener", "Request", "tell"]
 
@@ -92,6 +92,7 @@ class Ledger:
         self._admitted = 0
         self._arrivals = Rate(ARRIVALS)
         self._slacks = Window(ARRIVALS, URGENT, empty=inf)
+        self._lost = Share(ARRIVALS)
         self.computing = False
         """Whether a batch has begun and is not released yet."""
 
@@ -121,6 +122,7 @@ class Ledger:
             admitted=self._admitted,
             arrival_rate=self._arrivals.at(now),
             arrival_slack=self._slacks.value,
+            lost=self._lost.value,
         )
 
     def admit(self, image: Array, budget: Budget, listener: Listener, now: float) -> Request:
@@ -197,6 +199,8 @@ class Ledger:
 
     def advance(self, request: Request, refinement: Refinement) -> None:
         """A request has a new refinement; unless it is the last one, it waits for its next step."""
+        if request.latest is None:
+            self._lost.add(False)
         request.size, request.latest = refinement.ensemble_size, refinement
         if refinement.stop_reason is not None:
             self._remove(request)
@@ -208,6 +212,7 @@ class Ledger:
         """End a request with what it has: its latest refinement, or the error."""
         self._remove(request)
         if request.latest is None:
+            self._lost.add(reason is StopReason.DEADLINE)
             return Failure(error=error, at=now)
         return replace(request.latest, stop_reason=reason, ended_at=now)
 

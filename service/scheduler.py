@@ -142,6 +142,8 @@ class Situation:
     arrival_slack: float
     """Seconds until their deadlines with which the most urgent of them came, but for a share of `URGENT`, and for those
     who could have no leaf in time even alone; infinity before there is any."""
+    lost: float
+    """The share of the last `ARRIVALS` to have a first leaf or end without one that had none in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,12 @@
-"""What is known of the last so many: a quantile of their values, kept up to date value by value, or their rate."""
+"""What is known of the last so many: a quantile of their values, kept up to date value by value, what share of them
+something is true of, or their rate."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
 
-__all__ = ["MOMENT", "Rate", "Window"]
+__all__ = ["MOMENT", "Rate", "Share", "Window"]
 
 MOMENT = 1e-6
 """Seconds at least in which anything came, so that it has a rate."""
@@ -32,6 +33,27 @@ class Window:
         if len(self._recent) > self._length:
             del self._ranked[bisect_left(self._ranked, self._recent.popleft())]
         self.value = self._ranked[int(self._quantile * (len(self._ranked) - 1) + 0.5)]
+
+
+class Share:
+    """The share of the last `length` of which something is true; 0 before there is any."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._recent: deque[bool] = deque()
+        self._count = 0
+
+    @property
+    def value(self) -> float:
+        """0..1."""
+        return self._count / len(self._recent) if self._recent else 0.0
+
+    def add(self, holds: bool) -> None:
+        """Whether it is true of the newest."""
+        self._recent.append(holds)
+        self._count += holds
+        if len(self._recent) > self._length:
+            self._count -= self._recent.popleft()
 
 
 class Rate:

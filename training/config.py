@@ -133,7 +133,9 @@ class TrainConfig:
     swa_lr: Annotated[float, Setting("learning rate of that share")] = 0.05
     epochs: Annotated[int | None, Setting("passes over the training images (default: 200; ImageNet 120)")] = None
     batch_size: Annotated[int | None, Setting("images per step (default: 128; ImageNet 256)")] = None
-    lr: Annotated[float, Setting("peak learning rate; falls to zero along a cosine")] = 0.1
+    lr: Annotated[
+        float, Setting("peak learning rate; falls along a cosine to zero, or to --swa-lr where --swa begins")
+    ] = 0.1
     warmup_epochs: Annotated[float, Setting("epochs over which the learning rate first rises linearly")] = 0.0
     node_rates: Annotated[
         NodeRates,
@@ -202,6 +204,7 @@ class TrainConfig:
             "teacher_weight": (self.teacher is not None, "needs --teacher"),
             "mix_share": (self.mix != "off", "needs --mix mixup or cutmix"),
             "swa_lr": (self.swa > 0, "needs --swa"),
+            "lr": (self.swa < 1, "does nothing with --swa 1, whose rate is --swa-lr"),
         }
         for name in chosen:
             if name in needs:

@@ -42,8 +42,15 @@ BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 def spec_of(config: TrainConfig) -> ModelSpec:
-    """The architecture that the settings name, with its own number of classes."""
-    return architecture(config.architecture, branching=config.branching)
+    """The architecture that the settings name, with its own number of classes.
+
+    Raises:
+        ConfigError: the loss has nothing to train on its tree.
+    """
+    spec = architecture(config.architecture, branching=config.branching)
+    if config.loss == "hd" and spec.tree.leaves == 1:
+        raise ConfigError("--loss hd: a single network has no smaller ensembles to distil into; choose i, or d")
+    return spec
 
 
 def begin(config: TrainConfig, data: ImageDataset) -> RunState:

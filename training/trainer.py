@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from model_core.build import build_model
 from model_core.grouped import HierarchicalEnsemble
 from model_core.spec import ModelSpec
-from training.averaging import WeightAverage
+from training.averaging import SETTLED, new_average
 from training.config import TrainConfig
 from training.data import ImageDataset
 from training.errors import ConfigError, DataError, DivergedError
@@ -44,9 +44,6 @@ __all__ = ["RunOptions", "Trainer", "new_run"]
 EVALUATED = 0.25
 """Held-out images that are evaluated for each training image at most: with few of these not after every epoch, and at
 the end in any case."""
-
-SETTLED = 40
-"""Batches that batch norm's statistics of an even average are estimated from: 5,000 of CIFAR's images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +93,7 @@ class Trainer:
         assert config.batch_size is not None
         assert config.epochs is not None
         self.config, self.data, self.options, self.device = config, data, options, device
+        self._bf16 = config.precision == "bf16"
         self.epochs, self.batch_size = config.epochs, config.batch_size
         self.steps_per_epoch = state.steps_per_epoch
         if not self.steps_per_epoch:
@@ -110,7 +108,8 @@ class Trainer:
                 # Laid out like the parameter, as the optimizer itself would.
                 buffer = torch.empty_like(parameter).copy_(state.momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        self.average = self._new_average(state.average)
+        steps = self.epochs * self.steps_per_epoch
+        self.average = new_average(self.model, ema=config.ema, swa=config.swa, steps=steps, stored=state.average)
         self._loss_sum = torch.tensor(state.unlogged.loss_sum, device=device)
         self._loss_steps, self._logged = state.unlogged.steps, state.unlogged.seconds
         self._begun = self._moved = self._saved = options.clock()
@@ -164,7 +163,6 @@ class Trainer:
             if self.options.clock() - self._saved >= self.options.save_seconds:
                 self.save()
         self._move_to(epoch + 1, 0)
-        self._settle(epoch)
         self.save()  # first: a held-out image may be unreadable
         self._log_epoch(progress)
 
@@ -205,6 +203,7 @@ class Trainer:
             DivergedError: its numbers are not finite; the state that was saved before stays.
         """
         self._check_finite()
+        self._settle()
         parameters = dict(self.model.named_parameters())
         momentum = {
             name: self.optimizer.state[parameter]["momentum_buffer"]
@@ -223,10 +222,6 @@ class Trainer:
         state.save(self.options.out)
         self._saved = self.options.clock()
 
-    @property
-    def _bf16(self) -> bool:
-        return self.config.precision == "bf16"
-
     def _learning_rate(self, epoch: int, step: int) -> float:
         """In the middle of a step, so that neither the first nor the last is wasted at zero."""
         return learning_rate(
@@ -238,22 +233,14 @@ class Trainer:
             swa_lr=self.config.swa_lr,
         )
 
-    @property
-    def _averaged_since(self) -> int:
-        """The first step of the share that is averaged evenly."""
-        return round((1 - self.config.swa) * self.epochs * self.steps_per_epoch)
-
-    def _new_average(self, stored: dict[str, Tensor]) -> WeightAverage | None:
-        if self.config.swa:
-            return WeightAverage(self.model, decay=None, stored=stored, since=self._averaged_since)
-        return WeightAverage(self.model, decay=self.config.ema, stored=stored) if self.config.ema else None
-
-    def _settle(self, epoch: int) -> None:
-        """Give an even average the statistics of its own weights, over some batches of an epoch."""
-        if self.average is None or not self.config.swa or (epoch + 1) * self.steps_per_epoch <= self._averaged_since:
+    def _settle(self) -> None:
+        """Give an even average, which may be the result from now on, the statistics of its own weights, over training
+        images; where these cannot be read it keeps those of the steps."""
+        epoch, step, _ = self.position
+        if self.average is None or not self.average.is_even_after(epoch * self.steps_per_epoch + step):
             return
-        batches = self.data.train.training_batches(self.batch_size, seed=self.config.seed, epoch=epoch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+        batches = self.data.train.training_batches(self.batch_size, seed=self.config.seed, epoch=max(epoch - 1, 0))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16), suppress(DataError):
             self.average.settle(images for images, _ in islice(batches, SETTLED))
 
     def _move_to(self, epoch: int, step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from benchmarks.simulation.answers import MISSED, NOTHING, refinement, unheard
 from benchmarks.simulation.load import Load
 from benchmarks.simulation.machine import Faults, Machine
 from model_core.tree import Segment
+from service.engine import PAUSE
 from service.ledger import Ledger
 from service.request import Budget, StopReason
 from service.scheduler import Policy, by_start, expired
@@ -74,9 +76,10 @@ def simulate(
         situation = ledger.situation(now, segments=segments, max_batch=machine.max_batch, steps_run=batches)
         decision = policy(situation) if ledger.queues else None
         if decision is None:
-            if arrived == len(arrivals):
+            following = arrivals[arrived] if arrived < len(arrivals) else inf
+            now = min(following, now + PAUSE) if ledger.queues else following
+            if now == inf:
                 break
-            now = arrivals[arrived]
             continue
         batch = ledger.begin(decision, now)
         count, segment = len(batch.requests), batch.segment

@@ -30,8 +30,9 @@ BURST = 2.0
 """How many times as many as their rate tells are thought to come while a batch runs: they come in bursts."""
 UNLIKELY = 0.05
 """So few are thought to come while a batch runs that it need not be over in time for them."""
-PAYS = 1.1
-"""How many times a wide first segment's seconds its single steps must take; it cannot be interrupted between them."""
+PAYS = 2.0
+"""How many times the seconds that a wide first segment takes beyond a first leaf its single steps must take: between
+these newcomers get their first leaf, and who is sure stops."""
 
 
 class Anytime:
@@ -42,12 +43,13 @@ class Anytime:
        deadline is not asked for, because a service gives every request one, however far away.
     2. those of the highest priority who wait for a first leaf, while slots are free. Where all of them together would
        be served no faster than in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the
-       largest set that can still get one together, in the widest segment 0..w that costs less than its steps, and
+       largest set that can still get one together, in the widest segment 0..w that saves enough (`PAYS`), and
        whose time fits the tightest slack kappa times over. If those who wait on, and those who come meanwhile, then
        take the machine until the last of their deadlines, it is their last step.
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
-    4. the segment and batch with the most expected accuracy gained per second; wider than one leaf only if its time,
-       kappa times over, fits the tightest slack.
+    4. the segment and batch with the most expected accuracy gained per second, less what it is expected to cost those
+       who come meanwhile, if it gains anything; wider than one leaf only if its time, kappa times over, fits the
+       tightest slack.
 
     Wide segments and refinements leave whoever comes meanwhile the time for a first leaf, as urgent as requests have
     lately come, unless no refinement at all is short enough; wide ones leave it to those who wait on, too. A segment
@@ -112,18 +114,21 @@ class Anytime:
         costs, batch = situation.costs, len(entries)
         longest = min(slack, self._longest(situation), self._spared(situation, entries))
         steps = list(accumulate(costs.expected(leaves[0], batch) for leaves in situation.segments))
-        fitting = [first]
+        fitting, price = [first], self._price(situation)
         for segment in allowed:
-            seconds = costs.expected(segment, batch)
-            if seconds <= longest and PAYS * seconds <= steps[segment.stop - 1]:
+            seconds, gain = costs.expected(segment, batch), self._worth[segment.stop] - self._worth[1]
+            if price * (seconds**2 - steps[0] ** 2) > batch * gain:
+                break
+            if seconds <= longest and PAYS * (seconds - steps[0]) <= steps[segment.stop - 1] - steps[0]:
                 fitting.append(segment)
         if slack < inf:
             return fitting[-1]
         return min(fitting, key=lambda segment: costs.expected(segment, batch) / segment.width)
 
     def _best_refinement(self, situation: Situation, started: Sequence[int], longest: float = inf) -> Decision | None:
-        best, best_rate = None, -inf
         costs, kappa, max_batch = situation.costs, self._kappa(situation), situation.max_batch
+        price = self._price(situation)
+        best, best_rate = None, 0.0 if price else -inf
         for size in started:
             queue = situation.queues[size]
             for segment in situation.segments[size]:
@@ -143,8 +148,9 @@ class Anytime:
                     entries = [
                         entry for entry in fitting if entry.limit >= segment.stop and entry.widest >= segment.width
                     ]
-                if entries and (rate := len(entries) * gain / seconds(len(entries))) > best_rate:
-                    best, best_rate = Decision(segment=segment, entries=entries), rate
+                for batch in batch_sizes(len(entries)) if price and entries else filter(None, (len(entries),)):
+                    if (rate := batch * gain / seconds(batch) - price * seconds(batch)) > best_rate:
+                        best, best_rate = Decision(segment=segment, entries=entries[:batch]), rate
         return best
 
     def _longest(self, situation: Situation) -> float:
@@ -176,6 +182,16 @@ class Anytime:
             return inf
         theirs = situation.costs.expected(Segment(0), min(left, situation.max_batch))
         return (queue[following].deadline - situation.now - theirs) / self._kappa(situation)
+
+    def _price(self, situation: Situation) -> float:
+        """What d seconds that nobody can interrupt cost in expected right answers: so much times d^2.
+
+        Who comes meanwhile begins a busy period later by lambda d^2 / 2 seconds on average. The share that was lost
+        lately is taken as the probability that not everybody gets a first leaf in it. Then each of its seconds is worth
+        the first leaves that take one, as far as it is the machine that lacks: at the load of first leaves, squared.
+        """
+        rate, each = situation.arrival_rate, situation.costs.cheapest(Segment(0))
+        return situation.lost * rate / 2 * self._worth[1] * min(rate * each, 1.0) ** 2 / each
 
     def _kappa(self, situation: Situation) -> float:
         return self._margin * situation.costs.straggle

@@ -154,3 +154,12 @@ def test_the_command_prints_a_table_and_writes_figures_and_plot(
         0 < row["goodput"] <= row["attainment"] <= 1 and row["expected"] <= row["bound"] for row in report["rows"]
     )
     assert output.with_suffix(".png").stat().st_size > 1000
+
+
+def test_this_machine_is_measured_with_the_runner_that_would_serve(tmp_path: Path) -> None:
+    output = tmp_path / "here.json"
+    main(f"--machine here --rho 1 --requests 100 --repeats 1 --policies anytime --output {output}".split())
+    report = json.loads(output.read_text())
+    assert report["machine"]["name"].startswith("this machine, onnx-cpu")
+    assert report["machine"]["full_latency"] > 0
+    assert 0 < report["rows"][0]["goodput"] <= 1

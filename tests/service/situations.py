@@ -73,6 +73,7 @@ def situation(queues: Queues, **changes: object) -> Situation:
         "admitted": 0,
         "arrival_rate": 0.0,
         "arrival_slack": inf,
+        "lost": 0.0,
     }
     return Situation(queues=queues, **{**usual, **changes})  # type: ignore[arg-type]
 

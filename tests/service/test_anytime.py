@@ -76,10 +76,12 @@ def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
     assert all(entry.deadline >= NOW + costs.expected(segment, batch) for entry in decision.entries)
 
 
-def widest(slack: float, *, arrival_slack: float = inf, arrival_rate: float = 0.0, **machine: float) -> int:
+def widest(
+    slack: float, *, arrival_slack: float = inf, arrival_rate: float = 0.0, lost: float = 0.0, **machine: float
+) -> int:
     """How many leaves two requests, the more urgent with this slack, get at once; 4 s and half a second for each."""
     costs = Linear(**({"fixed": 4.0, "each": 0.25} | machine))
-    arrivals = {"arrival_slack": arrival_slack, "arrival_rate": arrival_rate}
+    arrivals = {"arrival_slack": arrival_slack, "arrival_rate": arrival_rate, "lost": lost}
     queues = filled((0, slack), (0, 50), (1, 50))
     decision = Anytime(TABLE)(situation(queues, segments=WIDE, costs=costs, **arrivals))
     assert decision is not None
@@ -102,12 +104,11 @@ def test_first_answers_are_as_deep_as_those_can_wait_for_who_come_meanwhile() ->
 
 @pytest.mark.parametrize(
     ("slack", "straggle", "width"),
-    [(12.5, 1.0, 4), (12.4, 1.0, 2), (10.5, 1.0, 2), (10.4, 1.0, 1), (12.5, 1.1, 2), (inf, 1.0, 4)],
+    [(11.61, 1.0, 4), (11.59, 1.0, 2), (10.01, 1.0, 2), (9.99, 1.0, 1), (11.61, 1.1, 2), (inf, 1.0, 4)],
 )
 def test_first_answers_are_as_deep_as_those_can_wait_for_who_wait_on(slack: float, straggle: float, width: int) -> None:
-    costs = Linear(
-        fixed=4.0, each=0.25, straggle=straggle
-    )  # 8 s for four leaves of four, 6 for two, and 4.5 for two's first
+    # 7.2 s for four leaves of four, 5.6 for two, and 4.4 for two's first.
+    costs = Linear(fixed=4.0, each=0.2, straggle=straggle)
     queues = filled(*[(0, 9.0)] * 4, (0, slack), (0, slack))
     decision = Anytime(TABLE)(situation(queues, segments=WIDE, costs=costs, free_slots=9))
     assert decision is not None
@@ -297,3 +298,24 @@ def test_a_patient_request_is_refined_however_many_wait() -> None:
 def test_what_a_step_is_worth_ignores_noise_in_the_table() -> None:
     gains = step_gains(figures([0.60, 0.58, 0.68, 0.66], flops=[10, 20, 30, 40]))
     assert gains == pytest.approx((0.60, 0.04, 0.10, 0.0)), "the dip at 2 does not hide what 3 brings"
+
+
+def lossy(*sizes: int, lost: float, rate: float = 2.0) -> int:
+    """How many requests at these ensemble sizes are refined together, while so many others were lost lately."""
+    queues = filled(*((size, 50.0) for size in sizes))
+    decision = Anytime(TABLE)(situation(queues, lost=lost, arrival_rate=rate, arrival_slack=1e3))
+    return 0 if decision is None else len(decision.entries)
+
+
+def test_the_more_were_lost_the_shorter_is_what_is_refined() -> None:
+    # Batches of 1, 2 and 3 take 0.75, 1 and 1.25 s, each second of which gains 0.13, 0.2 and 0.24 right answers.
+    assert [lossy(1, 1, 1, lost=lost) for lost in (0.0, 0.1, 0.225, 0.3)] == [3, 3, 2, 0]
+
+
+def test_where_first_leaves_take_little_of_the_machine_losses_have_other_causes() -> None:
+    assert lossy(1, 1, 1, lost=1.0, rate=0.1) == 3
+
+
+def test_while_requests_are_lost_first_answers_are_one_leaf_deep() -> None:
+    assert widest(50, arrival_slack=1e3, arrival_rate=1.0) == 4
+    assert widest(50, arrival_slack=1e3, arrival_rate=1.0, lost=0.5) == 1

@@ -5,8 +5,9 @@ from math import inf
 import numpy as np
 import pytest
 
-from service.ledger import Ledger
-from service.request import Budget
+from service.errors import DeadlineMissedError, DrainingError
+from service.ledger import Ledger, Request
+from service.request import Budget, StopReason
 from service.scheduler import ARRIVALS, Entry
 from service.slots import SlotPool
 from tests.service.situations import STEPS, Linear
@@ -70,3 +71,22 @@ def test_the_slack_of_arrivals_is_that_of_the_most_urgent_whom_anything_can_help
     ):
         arrive(ledger, count, start=100.0, slack=slack)
         assert arrivals(ledger, 100.0)[1] == pytest.approx(urgent)
+
+
+def test_what_share_was_lost_is_told_of_the_last_to_begin_or_end() -> None:
+    ledger = ledger_of()
+
+    def lost() -> float:
+        return ledger.situation(0.0, segments=STEPS, max_batch=4, steps_run=0).lost
+
+    def admitted() -> Request:
+        return ledger.admit(np.zeros((3, 2, 2), np.float32), Budget(), lambda _: None, 0.0)
+
+    assert lost() == 0.0, "nobody has come"
+    ledger.end(admitted(), StopReason.DEADLINE, DeadlineMissedError(), 1.0)
+    assert lost() == 1.0
+    ledger.end(admitted(), StopReason.DRAIN, DrainingError(), 1.0)
+    assert lost() == 0.5, "a service that ends has let nobody wait too long"
+    for _ in range(ARRIVALS - 1):
+        ledger.end(admitted(), StopReason.DEADLINE, DeadlineMissedError(), 1.0)
+    assert lost() == pytest.approx(1 - 1 / ARRIVALS), "the first is forgotten"

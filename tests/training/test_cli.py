@@ -88,6 +88,8 @@ def test_a_run_is_not_overwritten(run: Path, image_folder: Path, capsys: pytest.
         ("train --teacher-weight 0.3 --out {tmp}/run", "--teacher-weight 0.3: needs --teacher"),
         ("train --mix-share 0.3 --out {tmp}/run", "--mix-share 0.3: needs --mix"),
         ("train --device tpu --out {tmp}/run", "--device tpu: not usable here"),
+        ("train --branching 1,1,1,1,1 --out {tmp}/run", "--loss hd: a single network has no smaller ensembles"),
+        ("train --swa 1 --lr 0.2 --out {tmp}/run", "--lr 0.2: does nothing with --swa 1"),
         ("train --branching 1,2 --out {tmp}/run", "hne_small: 5 blocks of rows, but 2 branching factors"),
         ("train --branching 1,0,2,2,2 --out {tmp}/run", "hne_small: branching factors must be one positive number"),
         ("train --dataset folder --data {tmp}/none --out {tmp}/file", "{tmp}/file: cannot hold a run (File exists)"),

@@ -46,30 +46,24 @@ GROWN = Arm(
     initial=Arm(label="Single network", changes={"branching": (1, 1, 1, 1, 1), "loss": "i"}, epochs=2.5, lr=2 / 3),
 )
 
-# At once from the end of a training, where the rate has fallen to zero, to a constant rate (Izmailov et al. 2018).
-AVERAGED = Arm(
-    label="$L_I$, then its weights averaged (SWA)",
-    changes={"loss": "i", "swa": 1.0, "swa_lr": 0.015},
-    epochs=2 / 15,
-    initial=INDEPENDENT,
-)
-
 LARGER = Arm(label="HNE", changes={"architecture": "hne"})
+# With T on the labels only.
 PLUS = {"ema": 0.999, "mix": "cutmix", "prefixes": "all", "student_temperature": 1.0}
 ABLATION = (
     HIERARCHICAL,
-    Arm(label="+ averaged weights", changes={"ema": PLUS["ema"]}),
+    Arm(label="+ weights averaged (EMA)", changes={"ema": PLUS["ema"]}),
+    Arm(label="+ weights averaged evenly (SWA)", changes={"swa": 0.25, "swa_lr": 0.02}),
     Arm(label="+ label smoothing", changes={"label_smoothing": 0.1}),
     Arm(label="+ mixup", changes={"mix": "mixup"}),
     Arm(label="+ CutMix", changes={"mix": "cutmix"}),
     Arm(label="+ every prefix distilled", changes={"prefixes": "all"}),
     Arm(label="+ HNE as second teacher", changes={"teacher_weight": 0.5}, teacher=LARGER),
-    Arm(label="+ $L_I$ as second teacher", changes={"student_temperature": 1.0}, teacher=INDEPENDENT),
+    Arm(label="+ $L_I$ as second teacher", changes={"teacher_weight": 0.5}, teacher=INDEPENDENT),
+    Arm(label="+ T on the labels only", changes={"student_temperature": 1.0}),
     STRUCTURED,
     Arm(label="$L_S$ boosted", changes={"loss": "boosted"}),
     GROWN,
     INDEPENDENT,
-    AVERAGED,
     Arm(label="HNE+ without teacher", changes=PLUS),
     Arm(label="HNE+", changes=PLUS, teacher=INDEPENDENT),
 )

@@ -56,8 +56,8 @@ class Conduct:
         missing = [run for run in runs if load_record(run, self.folder) is None]
         for number, run in enumerate(missing, len(runs) - len(missing) + 1):
             print(f"run {number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
-            if any(load_record(other, self.folder) is None for other in run.others.values()):
-                print("hne-train: needs a run that is not finished; going on with the next", file=sys.stderr)
+            if fault := self._lacks(run):
+                print(f"hne-train: {fault}; going on with the next", file=sys.stderr)
                 continue
             try:
                 with locked(self.folder / run.name):
@@ -74,6 +74,15 @@ class Conduct:
         if diverged is not None:
             raise diverged
         return all(load_record(run, self.folder) is not None for run in runs)
+
+    def _lacks(self, run: PlannedRun) -> str:
+        """What keeps a run from being trained now; "" where nothing does."""
+        for other in run.others.values():
+            if load_record(other, self.folder) is None:
+                return f"it needs {other.name}, which is not finished"
+            if not (self.folder / other.name / STATE_FILE).is_file():
+                return f"it needs the weights of {other.name}, of which only the record is here"
+        return ""
 
     def _finish(self, run: PlannedRun, end: float | None) -> bool:
         """Train a run to its end, by one step at least, and evaluate it; False where it was stopped before."""

@@ -138,7 +138,7 @@ def gains(figure: Figure, lines: Sequence[Line], protocol: Protocol) -> None:
             points = [line.accuracy(size).mean - base.accuracy(size).mean for size in sizes]
             deviations = [line.accuracy(size).deviation or 0 for size in sizes]
             offset = (index - (len(bars) - 1) / 2) * width
-            color = COLORS[index % len(COLORS)]
+            again, color = divmod(index, len(COLORS))
             axes.bar(
                 places + offset,
                 points,
@@ -146,7 +146,10 @@ def gains(figure: Figure, lines: Sequence[Line], protocol: Protocol) -> None:
                 ecolor="#333333",
                 error_kw={"linewidth": 0.7},
                 width=0.9 * width,
-                color=color,
+                color=COLORS[color],
+                hatch="////" if again else None,
+                edgecolor="white",
+                linewidth=0,
                 label=line.label,
             )
         axes.set_xticks(places, [f"N = {size}" for size in sizes])

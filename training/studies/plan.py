@@ -44,6 +44,11 @@ class PlannedRun:
         return {role: other for role, other in others.items() if other is not None}
 
     @property
+    def needed(self) -> list[PlannedRun]:
+        """This run after all those that have to be trained before it, however far back."""
+        return [*(one for other in self.others.values() for one in other.needed), self]
+
+    @property
     def name(self) -> str:
         """The run's folder: readable, and unique by the digest."""
         config = self.config

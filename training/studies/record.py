@@ -21,7 +21,7 @@ NAMES = {"hne": "HNE", "hne_small": "HNEsmall", "hne_tiny": "HNEtiny", "hne_tran
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A run and its evaluation; the weights are not needed any more."""
+    """A run and its evaluation; its weights are needed only by runs that start from it, or that it teaches."""
 
     run: PlannedRun
     evaluation: Evaluation

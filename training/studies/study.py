@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from model_core import zoo
 from training.config import TrainConfig
 from training.studies.plan import PlannedRun
 from training.studies.published import Benchmark
@@ -82,17 +83,23 @@ class Protocol:
         if self.architectures is not None and self.architectures != study.architectures:
             words.append(f"{', '.join(self.architectures)} instead of {', '.join(study.architectures)}")
         rates = "one learning rate for all levels" if base.node_rates == "same" else "a learning rate per level"
+        families = {zoo.architecture(name).family for name in self.architectures or study.architectures}
         ours = [
-            *(rates, "residual branches of ResNets that start at zero", base.precision),
+            rates,
+            *(["residual branches of ResNets that start at zero"] if "resnet" in families else []),
+            base.precision,
             f"{base.held_out:.0%} of the training images held out for temperatures",
         ]
-        if "student_temperature" not in study.decided:  # else the arms' labels say it
+        distilling = [arm for arm in study.arms if _run(arm, base).config.distils]
+        apart = [arm.label for arm in distilling if "student_temperature" in arm.changes]
+        if len(apart) < len(distilling):  # else the labels say it
             student = base.student_temperature
-            ours.append(
+            sides = (
                 "T on both sides of the distillation, times T squared"
                 if student is None
                 else f"a temperature of {student:g} for what learns from soft labels"
             )
+            ours.append(sides + (f" (on the labels only: {', '.join(apart)})" if apart else ""))
         words.append(f"not in the paper: {', '.join(ours)}")
         return words + [words_of for arm in study.arms if (words_of := _own_schedule(arm, base))]
 
@@ -126,7 +133,7 @@ class Study:
         for architecture in protocol.architectures or self.architectures:
             for arm in self.arms:
                 for run in _planned(arm, architecture, protocol):
-                    for one in (*run.others.values(), run):
+                    for one in run.needed:
                         ordered.setdefault(one.name, one)
         return list(ordered.values())
 

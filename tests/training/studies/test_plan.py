@@ -70,6 +70,14 @@ def test_teachers_come_before_their_students_and_once() -> None:
     assert [run.config.seed for run in runs if run.config.architecture == "hne"] == [0, 1]
 
 
+def test_what_a_run_needs_comes_before_it_however_far_back() -> None:
+    config = TrainConfig().resolved()
+    first = PlannedRun(config=config)
+    second = PlannedRun(config=replace(config, seed=1), initial=first)
+    third = PlannedRun(config=replace(config, seed=2), teacher=second)
+    assert third.needed == [first, second, third]
+
+
 def test_a_grown_ensemble_comes_after_the_network_it_starts_from() -> None:
     runs = study_named("grown").runs(Protocol(changes={"epochs": 12, "lr": 0.3}))
     _, single, grown = runs
@@ -103,6 +111,18 @@ def test_what_differs_from_the_paper_is_said() -> None:
     assert words.endswith(", a temperature of 1 for what learns from soft labels")
     assert words.startswith("not in the paper: one learning rate for all levels, ")
     assert "float32, 20% of the training images held out" in words
+
+
+def test_the_caption_tells_which_arms_read_the_temperature_otherwise() -> None:
+    always, *_ = Protocol(changes={}).deviations(study_named("ablation"))
+    assert always.endswith(
+        "T on both sides of the distillation, times T squared "
+        "(on the labels only: + T on the labels only, HNE+ without teacher, HNE+)"
+    )
+
+
+def test_the_caption_speaks_of_the_networks_that_are_there() -> None:
+    assert "ResNets" not in Protocol(changes={}).deviations(study_named("transformer"))[0]
 
 
 def test_the_caption_tells_an_arms_own_schedule() -> None:

@@ -150,10 +150,24 @@ def test_a_run_that_another_process_trains_is_left_to_it_and_so_is_what_needs_it
         assert main(study("grown", image_folder, tmp_path)) == 0
     told = capsys.readouterr()
     assert f"{single.name}: is being trained by another process; going on with the next" in told.err
-    assert "needs a run that is not finished; going on with the next" in told.err
+    assert f"it needs {single.name}, which is not finished; going on with the next" in told.err
     assert "grown: 1 of 3 runs are finished; the same command continues" in told.out
     assert main(study("grown", image_folder, tmp_path)) == 0
     assert "INCOMPLETE" not in capsys.readouterr().out
+
+
+def test_a_record_without_weights_is_no_run_to_start_from(
+    place: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(place, tmp_path / place.name)
+    assert main(study("grown", image_folder, tmp_path)) == 0
+    *_, single, grown = study_named("grown").runs(protocol(image_folder))
+    (copy / "runs" / single.name / STATE_FILE).unlink()
+    shutil.rmtree(copy / "runs" / grown.name)
+    assert main(study("grown", image_folder, tmp_path)) == 0
+    told = capsys.readouterr()
+    assert f"it needs the weights of {single.name}, of which only the record is here; going on with" in told.err
+    assert "grown: 2 of 3 runs are finished" in told.out
 
 
 def test_a_run_that_diverges_does_not_keep_the_others(
