@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{simulated} requests; {60 * simulated / max(spent, 1e-9):.0f} a minute of CPU")
     report = {
         "benchmark": "simulate",
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
+        "settings": {name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()},
         "machine": {
             "name": setting.machine.name,
             "full_latency": setting.machine.full_latency,
