@@ -126,8 +126,7 @@ class Anytime:
         return min(fitting, key=lambda segment: costs.expected(segment, batch) / segment.width)
 
     def _best_refinement(self, situation: Situation, started: Sequence[int], longest: float = inf) -> Decision | None:
-        costs, kappa, max_batch = situation.costs, self._kappa(situation), situation.max_batch
-        price = self._price(situation)
+        costs, kappa, price = situation.costs, self._kappa(situation), self._price(situation)
         best, best_rate = None, 0.0 if price else -inf
         for size in started:
             queue = situation.queues[size]
@@ -136,7 +135,7 @@ class Anytime:
                 if gain <= best_rate * costs.cheapest(segment):
                     continue  # at no batch size does it gain more per second
                 seconds = partial(costs.expected, segment)
-                whole = _most(seconds, longest, min(len(queue), max_batch))
+                whole = _most(seconds, longest, min(len(queue), situation.max_batch))
                 if not whole:
                     break  # nor do wider ones fit
                 if whole * gain <= best_rate * seconds(whole):
@@ -148,8 +147,8 @@ class Anytime:
                     entries = [
                         entry for entry in fitting if entry.limit >= segment.stop and entry.widest >= segment.width
                     ]
-                for batch in batch_sizes(len(entries)) if price and entries else filter(None, (len(entries),)):
-                    if (rate := batch * gain / seconds(batch) - price * seconds(batch)) > best_rate:
+                for batch in batch_sizes(len(entries)) if price else (len(entries),):
+                    if batch and (rate := batch * gain / seconds(batch) - price * seconds(batch)) > best_rate:
                         best, best_rate = Decision(segment=segment, entries=entries[:batch]), rate
         return best
 

@@ -154,8 +154,7 @@ def _own_schedule(arm: Arm, base: TrainConfig) -> str:
     if (arm.epochs, arm.lr, arm.initial) == (1, 1, None):
         return ""
     run = _run(arm, base)
-    rate = run.config.swa_lr if run.config.swa == 1 else run.config.lr
-    words = f"{arm.label}: {run.config.epochs} epochs at lr {rate:g}"
+    words = f"{arm.label}: {run.config.epochs} epochs at lr {run.config.lr:g}"
     if arm.initial is not None and run.initial is not None:
         words += f" after {run.initial.config.epochs} at {run.initial.config.lr:g} of {arm.initial.label}"
     return words

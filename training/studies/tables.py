@@ -97,10 +97,8 @@ def _accuracy_rows(lines: Sequence[Line], sizes: Sequence[int], protocol: Protoc
 def _is_papers(line: Line) -> bool:
     """Whether the line is trained with the paper's recipe, whatever its length."""
     config = line.planned[0].config
-    return not (config.ema or config.swa or config.label_smoothing) and (config.mix, config.prefixes) == (
-        "off",
-        "powers",
-    )
+    averaged, mixed = config.ema or config.swa, config.mix != "off"
+    return not (averaged or mixed or config.label_smoothing) and config.prefixes == "powers"
 
 
 def _more_rows(lines: Sequence[Line]) -> list[list[str]]:
