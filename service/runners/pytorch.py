@@ -127,7 +127,7 @@ class PyTorchRunner:
             plan = self._plans[segment, padded(batch)] if self.pads else self._plan(segment, batch)
             plan.fill(rows, images)
             logits: Array = plan().narrow(1, 0, batch).cpu().numpy()  # waits for the device
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # the latter of NumPy, for images of another shape
             raise RunnerError(self._package.weights, f"{segment}: {first_line(error)}") from error
         return logits
 
@@ -202,7 +202,9 @@ class _Plan:
         self._rows.copy_(self._host_rows, non_blocking=True)
         if self._images is not None:
             assert images is not None
-            self._host_images[: len(chosen)] = torch.from_numpy(images)
+            # By NumPy, on this thread alone: PyTorch would share a large copy out among all cores, and wait for the
+            # busiest of them.
+            np.copyto(self._host_images.numpy()[: len(chosen)], images)
             self._images.copy_(self._host_images, non_blocking=True)
 
     def capture(self, pool: Any, stream: torch.cuda.Stream) -> None:
