@@ -22,6 +22,8 @@ SHARE = 0.25
 """Of a deadline that is kept back at most, beside the floor."""
 FLOOR_SHARE = 0.5
 """Of a deadline that is kept back at most as the floor: a first leaf that may be late is worth more than none."""
+REFINING = 4.0
+"""Times the floor that is kept back of the time for refinements."""
 OVER = 2.0
 """A load is over when it was more than so many times the present one."""
 
@@ -44,12 +46,12 @@ class Reserve:
 
     @property
     def whole(self) -> float:
-        """What to keep back of the time for refinements: as much as any of the last answers took, and twice the floor.
+        """What refinements leave of a deadline: as much as any of the last answers took, and `REFINING` floors.
 
         A step more brings a fraction of a point of expected accuracy, an answer that comes late loses all of it. So a
         step pays only where the risk that it adds is below their ratio, which is less than one in `WINDOW`.
         """
-        return 2 * self._floor + self._lags.largest
+        return REFINING * self._floor + self._lags.largest
 
     def of(self, seconds: float) -> float:
         """What to keep back of a deadline so many seconds away, so that time is left for a first leaf at all."""

@@ -90,11 +90,11 @@ class Settings(BaseSettings):
     )
     max_deadline_ms: Milliseconds = Field(30_000, description="longest deadline a request can have, milliseconds")
     reply_ms: float = Field(
-        2,
+        1,
         ge=0,
         description="kept back from every deadline so that the answer arrives in time, milliseconds, up to half of "
-        "it; beside it what answers are seen to take to leave, up to a quarter. Refinements end a little earlier "
-        "still: they risk a whole answer for a fraction of a point",
+        "it; beside it what answers are seen to take to leave, up to a quarter. Refinements end four times as early: "
+        "they risk a whole answer for a fraction of a point",
     )
     max_body_bytes: Count = Field(10 * 2**20, description="largest request body, bytes")
     max_pixels: Count = Field(50_000_000, description="largest image, pixels")

@@ -21,7 +21,7 @@ __all__ = ["DatasetName", "LossName", "Mixing", "NodeRates", "Precision", "Prefi
 
 DatasetName = Literal["cifar10", "cifar100", "imagenet", "folder"]
 LossName = Literal["i", "s", "d", "hd", "boosted"]
-Prefixes = Literal["powers", "all"]
+Prefixes = Literal["powers", "all", "first"]
 NodeRates = Literal["own", "same"]
 Mixing = Literal["off", "mixup", "cutmix"]
 Switch = Literal["auto", "on", "off"]
@@ -108,7 +108,10 @@ class TrainConfig:
     ] = None
     prefixes: Annotated[
         Prefixes,
-        Setting("ensembles that s, hd and boosted train: the powers of two (Eq. 1), or all sizes at the same weight"),
+        Setting(
+            "ensembles that s, hd and boosted train: the powers of two (Eq. 1), all sizes, or the first network and "
+            "the full one only, at the same weight together"
+        ),
     ] = "powers"
     teacher: Annotated[
         Path | None,

@@ -50,6 +50,8 @@ def prefix_sizes(leaves: int, which: Prefixes = "powers") -> tuple[int, ...]:
     """The sizes of the nested ensembles that a loss trains, up to the full one."""
     if which == "all":
         return tuple(range(1, leaves + 1))
+    if which == "first":
+        return (1, leaves) if leaves > 1 else (1,)
     return (*(2**b for b in range(_smaller_powers(leaves))), leaves)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.reserve import FLOOR_SHARE, SHARE, WINDOW, Reserve
+from service.reserve import FLOOR_SHARE, REFINING, SHARE, WINDOW, Reserve
 from tests.service.engines import FakeClock
 
 CALM, BURST = 100.0, 1000.0
@@ -51,7 +51,7 @@ def test_it_never_takes_more_than_a_part_of_the_deadline_beyond_the_floor() -> N
     answers = Answers(0.002)
     answers.come(1.0, count=WINDOW)
     assert answers.reserve.of(0.1) == pytest.approx(0.002 + 0.1 * SHARE)
-    assert answers.reserve.whole == pytest.approx(2 * 0.002 + 1.0)
+    assert answers.reserve.whole == pytest.approx(REFINING * 0.002 + 1.0)
 
 
 def test_a_deadline_as_short_as_the_floor_still_has_time_for_a_first_leaf() -> None:

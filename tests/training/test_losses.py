@@ -158,12 +158,15 @@ def test_nested_ensembles_are_powers_of_two_in_any_tree() -> None:
     assert prefix_sizes(6) == (1, 2, 4, 6)
     assert prefix_sizes(1) == (1,)
     assert prefix_sizes(4, "all") == (1, 2, 3, 4)
+    assert prefix_sizes(16, "first") == (1, 16)
+    assert prefix_sizes(1, "first") == (1,)
 
 
-def test_distilling_every_prefix_keeps_the_weight_of_equation_6(logits: torch.Tensor) -> None:
+def test_distilling_other_prefixes_keeps_the_weight_of_equation_6(logits: torch.Tensor) -> None:
     one, two, three = (eq_6(logits[:, :, :], sizes=(size, LEAVES)).item() / 2 for size in (1, 2, 3))
     assert eq_6(logits).item() == pytest.approx(one + two)
     assert eq_6(logits, sizes=prefix_sizes(LEAVES, "all")).item() == pytest.approx((one + two + three) * 2 / 3)
+    assert eq_6(logits, sizes=prefix_sizes(LEAVES, "first")).item() == pytest.approx(2 * one)
 
 
 def test_boosting_trains_each_network_on_the_residual_of_the_ensemble_that_it_joins(

@@ -46,6 +46,8 @@ GROWN = Arm(
     initial=Arm(label="Single network", changes={"branching": (1, 1, 1, 1, 1), "loss": "i"}, epochs=2.5, lr=2 / 3),
 )
 
+# Distillation makes the first networks better and those that it reaches more alike, which larger ensembles pay for.
+FIRST = Arm(label="$L_{HD}$ of the first network alone", changes={"prefixes": "first"})
 LARGER = Arm(label="HNE", changes={"architecture": "hne"})
 # With T on the labels only.
 PLUS = {"ema": 0.999, "mix": "cutmix", "prefixes": "all", "student_temperature": 1.0}
@@ -57,6 +59,8 @@ ABLATION = (
     Arm(label="+ mixup", changes={"mix": "mixup"}),
     Arm(label="+ CutMix", changes={"mix": "cutmix"}),
     Arm(label="+ every prefix distilled", changes={"prefixes": "all"}),
+    FIRST,
+    Arm(label="the same, $L_I$ as second teacher", changes=FIRST.changes, teacher=INDEPENDENT),
     Arm(label="+ HNE as second teacher", changes={"teacher_weight": 0.5}, teacher=LARGER),
     Arm(label="+ $L_I$ as second teacher", changes={"teacher_weight": 0.5}, teacher=INDEPENDENT),
     Arm(label="+ T on the labels only", changes={"student_temperature": 1.0}),
