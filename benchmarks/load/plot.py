@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 __all__ = ["draw_burst", "draw_latency", "draw_overload"]
@@ -43,16 +44,19 @@ def draw_overload(table: Sequence[Row], path: Path) -> None:
 
 
 def draw_burst(series: Sequence[Sequence[Row]], start: float, stop: float, path: Path) -> None:
-    """Offered rate, mean ensemble size and goodput over time, a line for each repeat."""
+    """Offered rate, mean ensemble size and goodput over time, a thin line for each repeat, a thick one for all."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     axes = figure.subplots(3, sharex=True)
     names = {"offered/s": "offered (1/s)", "mean size": "mean ensemble size", "goodput": "goodput"}
     for axis, (name, text) in zip(axes, names.items(), strict=True):
+        instants = [row["at"] for row in series[0]]
         for repeat in series:
             values = [float("nan") if row[name] is None else row[name] for row in repeat]
-            axis.plot([row["at"] for row in repeat], values, linewidth=1)
+            axis.plot(instants, values, linewidth=0.7, color="0.6")
+        bins = ([row[name] for row in rows if row[name] is not None] for rows in zip(*series, strict=True))
+        axis.plot(instants, [mean(values) if values else float("nan") for values in bins], linewidth=2)
         axis.axvspan(start, stop, color="0.9")
         axis.set(ylabel=text, ylim=(0, None))
     axes[-1].set_xlabel("seconds, by intended send time")
