@@ -93,8 +93,8 @@ class Settings(BaseSettings):
         1,
         ge=0,
         description="kept back from every deadline so that the answer arrives in time, milliseconds, up to half of "
-        "it; beside it what answers are seen to take to leave, up to a quarter. Refinements end four times as early: "
-        "they risk a whole answer for a fraction of a point",
+        "it; beside it what answers are seen to take to leave, up to a quarter. From refinements four times as much is "
+        "kept: they risk a whole answer for a fraction of a point",
     )
     max_body_bytes: Count = Field(10 * 2**20, description="largest request body, bytes")
     max_pixels: Count = Field(50_000_000, description="largest image, pixels")
