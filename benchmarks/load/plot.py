@@ -44,7 +44,7 @@ def draw_overload(table: Sequence[Row], path: Path) -> None:
 
 
 def draw_burst(series: Sequence[Sequence[Row]], start: float, stop: float, path: Path) -> None:
-    """Offered rate, mean ensemble size and goodput over time, a thin line for each repeat, a thick one for all."""
+    """Offered rate, mean ensemble size and goodput over time, thin for each repeat, thick for their mean."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6.5), layout="constrained")
