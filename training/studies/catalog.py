@@ -28,6 +28,8 @@ READINGS = (
     Arm(label="$L_{HD}$, T on both sides", changes={"student_temperature": None}),
     Arm(label="$L_{HD}$, T on the labels only", changes={"student_temperature": 1.0}),
     Arm(label=r"$L_{HD}$, $\alpha$ = 0.8", changes={"student_temperature": None, "alpha": 0.8}),
+    # The same gradient, but for its length, as 0.5 has without the factor T squared.
+    Arm(label=r"$L_{HD}$, $\alpha$ = 0.2", changes={"student_temperature": None, "alpha": 0.2}),
 )
 
 # "We use the first three blocks as a backbone and implement 16 independent branches for the last two blocks."
