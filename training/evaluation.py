@@ -27,6 +27,7 @@ from training.data import ImageDataset
 from training.errors import DivergedError, RunError
 from training.images import Images
 from training.progress import bar
+from training.run_state import DataCard
 from training.streams import BudgetFigures, StreamFigures, budgeted, stream_figures
 
 __all__ = ["Evaluation", "Measurement", "SizeFigures", "evaluate", "leaf_logits", "prefix_accuracies"]
@@ -70,6 +71,8 @@ class Evaluation(_Figures):
     budgeted: tuple[BudgetFigures, ...] = ()
     """The curve of images that stop when they are confident; empty in files of versions that did not measure it."""
     stream: StreamFigures | None = None
+    data: DataCard | None = None
+    """What it was trained and measured on; None in files of versions that did not keep it."""
 
     @property
     def table(self) -> list[EnsembleFigures]:

@@ -67,7 +67,7 @@ def reopen(state: RunState, places: dict[str, Any]) -> tuple[RunState, torch.dev
     state = replace(state, config=state.config.resumed_with(places))
     device = device_of(state.config)
     data = open_data(state.config, state.model.spec, device)
-    check_data(data, state)
+    check_data(data, state.data, where="the run")
     return state, device, data
 
 
@@ -140,6 +140,7 @@ def evaluate_run(
         command=command,
         versions=versions(),
         settings=config.decisive(),
+        data=state.data,
         **measured._asdict(),
     )
     path = folder / EVALUATION_FILE

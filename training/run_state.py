@@ -13,6 +13,7 @@ import os
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -35,6 +36,7 @@ __all__ = [
     "Unlogged",
     "check_data",
     "data_card",
+    "differences",
     "trained_model",
 ]
 
@@ -163,16 +165,27 @@ def data_card(data: ImageDataset) -> DataCard:
     )
 
 
-def check_data(data: ImageDataset, state: RunState) -> None:
-    """Make sure that the data is what the run was started with.
+def check_data(data: ImageDataset, stored: DataCard, *, where: Path | str) -> None:
+    """Make sure that the data is what a run was started with, or a record measured on; `where` that is kept.
 
     Raises:
         RunError: it is not.
     """
-    if data_card(data) != state.data:
+    if changed := differences(data_card(data), stored):
         raise RunError(
-            "the dataset has changed since the run was started: its classes, or its images' number or pixels"
+            f"{where}: --data holds other data than it was trained on: {changed}; "
+            "set --data to the former, or choose another --out"
         )
+
+
+def differences(now: BaseModel, then: BaseModel) -> str:
+    """What is not as it was, in words; "" where everything is."""
+    before = dict(then)
+    return ", ".join(
+        f"{name.replace('_', ' ')} {shorten(str(value), 200)} instead of {shorten(str(before[name]), 200)}"
+        for name, value in now
+        if value != before[name]
+    )
 
 
 class Trained(NamedTuple):

@@ -89,7 +89,7 @@ class Trainer:
 
     def __init__(self, state: RunState, data: ImageDataset, options: RunOptions, device: torch.device) -> None:
         config = state.config
-        check_data(data, state)
+        check_data(data, state.data, where=options.out)
         assert config.batch_size is not None
         assert config.epochs is not None
         self.config, self.data, self.options, self.device = config, data, options, device

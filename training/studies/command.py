@@ -72,7 +72,7 @@ def _study(parsed: argparse.Namespace) -> int:
         architectures=tuple(parsed.architectures.split(",")) if parsed.architectures else None,
         benchmark=parsed.compare or (dataset if dataset in get_args(Benchmark) else None),
     )
-    place = parsed.out / re.sub(r"[^a-z0-9]+", "-", dataset_name(protocol.base).lower()).strip("-")
+    place = parsed.out / (_slug(dataset_name(protocol.base)) or dataset)
     runs = study.runs(protocol)
     for run in runs:  # a mistyped name is told before hours of training
         spec_of(run.config)
@@ -100,6 +100,11 @@ def _study(parsed: argparse.Namespace) -> int:
     if finished < len(runs):
         print(f"{study.name}: {finished} of {len(runs)} runs are finished; the same command continues")
     return 128 + received[0] if received else 0
+
+
+def _slug(name: str) -> str:
+    """A folder's name from a dataset's: its letters and digits, of any script; "" where it has none."""
+    return re.sub(r"[\W_]+", "-", name.lower()).strip("-")
 
 
 def _write(study: Study, protocol: Protocol, place: Path) -> None:

@@ -18,10 +18,10 @@ from training.config import TrainConfig
 from training.data import ImageDataset
 from training.errors import BusyError, DivergedError, RunError
 from training.lock import locked
-from training.run import advise, begin, device_of, evaluate_run, open_data, spec_of
-from training.run_state import STATE_FILE, RunState
+from training.run import EVALUATION_FILE, advise, begin, device_of, evaluate_run, open_data, spec_of
+from training.run_state import STATE_FILE, RunState, check_data
 from training.studies.plan import PlannedRun, decisive
-from training.studies.record import load_record
+from training.studies.record import Record, load_record
 from training.trainer import RunOptions, Trainer
 
 __all__ = ["Conduct"]
@@ -53,7 +53,9 @@ class Conduct:
         """
         diverged: DivergedError | None = None
         end = None if self.max_seconds is None else self.clock() + self.max_seconds
-        missing = [run for run in runs if load_record(run, self.folder) is None]
+        for run in runs:  # data that cannot be used is told before hours of training
+            self._data(run.config)
+        missing = [run for run in runs if self._record(run) is None]
         for number, run in enumerate(missing, len(runs) - len(missing) + 1):
             print(f"run {number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
             if fault := self._lacks(run):
@@ -73,12 +75,20 @@ class Conduct:
                 return False
         if diverged is not None:
             raise diverged
-        return all(load_record(run, self.folder) is not None for run in runs)
+        return all(self._record(run) is not None for run in runs)
+
+    def _record(self, run: PlannedRun) -> Record | None:
+        """The record of a finished run on this data; None where it is not finished."""
+        record = load_record(run, self.folder)
+        if record is not None and record.evaluation.data is not None:
+            path = self.folder / run.name / EVALUATION_FILE
+            check_data(self._data(run.config), record.evaluation.data, where=path)
+        return record
 
     def _lacks(self, run: PlannedRun) -> str:
         """What keeps a run from being trained now; "" where nothing does."""
         for other in run.others.values():
-            if load_record(other, self.folder) is None:
+            if self._record(other) is None:
                 return f"it needs {other.name}, which is not finished"
             if not (self.folder / other.name / STATE_FILE).is_file():
                 return f"it needs the weights of {other.name}, of which only the record is here"
@@ -86,7 +96,7 @@ class Conduct:
 
     def _finish(self, run: PlannedRun, end: float | None) -> bool:
         """Train a run to its end, by one step at least, and evaluate it; False where it was stopped before."""
-        if load_record(run, self.folder) is not None:  # another process has finished it meanwhile
+        if self._record(run) is not None:  # another process has finished it meanwhile
             return True
         out = self.folder / run.name
         others: dict[str, Any] = {role: self.folder / other.name for role, other in run.others.items()}

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from model_core.package import digest
 from tests.training.elsewhere import trained_elsewhere
@@ -186,6 +186,56 @@ def test_a_run_that_diverges_does_not_keep_the_others(
     assert told.err.endswith("diverged by step 1\n")
     assert len(list(tmp_path.glob("*/runs/*/evaluation.json"))) == 2
     assert len(list(tmp_path.glob("*/table1.md"))) == 1
+
+
+def another(images: Path, root: Path) -> Path:
+    """A folder of the same name and classes, with as many images, upside down and as negatives."""
+    folder = Path(shutil.copytree(images, root / images.name))
+    for path in folder.glob("*/*/*.png"):
+        with Image.open(path) as image:
+            ImageOps.invert(ImageOps.flip(image)).save(path)
+    return folder
+
+
+def test_one_datasets_results_are_not_shown_as_anothers(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = tmp_path / "out", another(image_folder, tmp_path)
+    assert main(study("figure6", image_folder, out)) == 0
+    (table,) = out.glob("*/figure6.md")
+    written = table.read_text()
+    capsys.readouterr()
+    assert main(study("figure6", other, out)) == 2
+    told = capsys.readouterr()
+    assert not told.out
+    (fault,) = (line for line in told.err.splitlines() if line.startswith("hne-train:"))
+    assert "evaluation.json: --data holds other data than it was trained on: preprocessing" in fault
+    assert "instead of" in fault
+    assert fault.endswith("choose another --out")
+    assert table.read_text() == written
+
+    assert main(study("figure6", tmp_path / "gone" / image_folder.name, out, "--only-draw")) == 0
+    (record,) = out.glob("*/runs/*/evaluation.json")
+    content = json.loads(record.read_text())
+    del content["data"]
+    record.write_text(json.dumps(content))
+    assert main(study("figure6", other, out)) == 0, "a record of an earlier version does not tell"
+
+
+def test_a_run_that_was_begun_on_other_data_is_not_continued(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(study("figure6", image_folder, out, "--max-minutes", "1e-9")) == 0
+    assert main(study("figure6", another(image_folder, tmp_path), out)) == 2
+    assert "--data holds other data than it was trained on: preprocessing" in capsys.readouterr().err
+
+
+def test_datasets_have_folders_of_their_own_in_any_script(image_folder: Path, tmp_path: Path) -> None:
+    for name in ("猫", "Собаки 2", "+"):
+        images = Path(shutil.copytree(image_folder, tmp_path / "sets" / name))
+        assert main(study("figure6", images, tmp_path / "out", "--max-minutes", "1e-9")) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"猫", "собаки-2", "folder"}
 
 
 def test_a_record_older_than_a_figure_leaves_that_out(place: Path, image_folder: Path, tmp_path: Path) -> None:
