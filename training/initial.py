@@ -18,7 +18,7 @@ from model_core.layers import GroupedBlock
 from training.errors import ConfigError
 from training.run_state import Trained
 
-__all__ = ["remarks", "start_from"]
+__all__ = ["check_start", "remarks", "start_from"]
 
 NOISE = 0.1
 """Standard deviation of the noise on a copy's weights, relative to the weights' own."""
@@ -32,6 +32,25 @@ def remarks(source: Trained, *, class_names: tuple[str, ...], held_out: float) -
         yield f"it has seen images held out here, so temperatures will be too low; use --held-out {source.held_out}"
 
 
+def check_start(model: HierarchicalEnsemble, source: HierarchicalEnsemble) -> None:
+    """Make sure that a model can start from the weights of another.
+
+    Raises:
+        ConfigError: the models' blocks differ, or the other tree is no part of this one.
+    """
+    ours, theirs = model.spec, source.spec
+    free = {"name", "branching", "classes"}
+    if model.tree.blocks != source.tree.blocks or ours.model_dump(exclude=free) != theirs.model_dump(exclude=free):
+        raise ConfigError(f"--initial: its weights are of {theirs.name}, another network")
+    for index in range(model.tree.blocks):
+        block, width, from_width = model.block(index), model.tree.width(index), source.tree.width(index)
+        if width % from_width or not (width == from_width or isinstance(block, GroupedBlock)):
+            reason = "" if isinstance(block, GroupedBlock) else ": its branches are separate modules (ReplicatedBlock)"
+            raise ConfigError(
+                f"--initial: block {index} has {from_width} nodes there, which cannot become {width} here{reason}"
+            )
+
+
 @torch.no_grad()
 def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble, *, same_classes: bool = True) -> None:
     """Give a model the weights of another of the same blocks, whose levels' widths divide its own.
@@ -42,21 +61,14 @@ def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble, *, sam
     Raises:
         ConfigError: the models' blocks differ, or the other tree is no part of this one.
     """
+    check_start(model, source)
     ours, theirs = model.spec, source.spec
-    free = {"name", "branching", "classes"}
-    if model.tree.blocks != source.tree.blocks or ours.model_dump(exclude=free) != theirs.model_dump(exclude=free):
-        raise ConfigError(f"--initial: its weights are of {theirs.name}, another network")
     # What has another shape in this one depends on the number of classes; nothing has where the classes are the same.
     with torch.device("meta"):
         classes = ours.classes if same_classes and ours.classes == theirs.classes else ours.classes + 1
         other = build_model(ours.replace(classes=classes))
     for index in range(model.tree.blocks):
         block, width, from_width = model.block(index), model.tree.width(index), source.tree.width(index)
-        if width % from_width or not (width == from_width or isinstance(block, GroupedBlock)):
-            reason = "" if isinstance(block, GroupedBlock) else ": its branches are separate modules (ReplicatedBlock)"
-            raise ConfigError(
-                f"--initial: block {index} has {from_width} nodes there, which cannot become {width} here{reason}"
-            )
         state, others = block.state_dict(), other.block(index).state_dict()
         for name, tensor in source.block(index).state_dict().items():
             if state[name].shape == others[name].shape:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 from typing import get_args
 
+from model_core.errors import ModelError
 from training.arguments import add_settings, chosen_settings, integers, positive
-from training.errors import ConfigError, DivergedError, RunError
-from training.run import dataset_name, spec_of
+from training.errors import ConfigError, RunError, TrainingError
+from training.run import dataset_name
 from training.signals import stop_signals
 from training.studies.catalog import STUDIES, study_named
 from training.studies.conduct import Conduct
 from training.studies.figures import save_figure
+from training.studies.fitting import fitted
 from training.studies.published import Benchmark
 from training.studies.record import load_record
 from training.studies.study import FIXED, Protocol, Study
@@ -73,11 +76,12 @@ def _study(parsed: argparse.Namespace) -> int:
         benchmark=parsed.compare or (dataset if dataset in get_args(Benchmark) else None),
     )
     place = parsed.out / (_slug(dataset_name(protocol.base)) or dataset)
+    study = fitted(study, protocol)
+    for (architecture, label), fault in study.left_out.items():
+        print(f"hne-train: {study.name}: without {label} for {architecture}, which cannot be: {fault}", file=sys.stderr)
     runs = study.runs(protocol)
-    for run in runs:  # a mistyped name is told before hours of training
-        spec_of(run.config)
     received: list[int] = []
-    diverged: DivergedError | None = None
+    failed: TrainingError | ModelError | None = None
     if not parsed.only_draw:
         with stop_signals() as received:
             conduct = Conduct(
@@ -87,16 +91,13 @@ def _study(parsed: argparse.Namespace) -> int:
                 max_seconds=None if parsed.max_minutes is None else parsed.max_minutes * 60,
                 stop_requested=lambda: bool(received),
             )
-            try:
-                conduct.finish(runs)
-            except DivergedError as error:
-                diverged = error
+            failed = conduct.finish(runs)
     _write(study, protocol, place)
     finished = sum(load_record(run, place / RUNS) is not None for run in runs)
     if parsed.only_draw and not finished:
         raise RunError(f"{place / RUNS}: no run of {study.name} is finished; leave --only-draw out to train them")
-    if diverged is not None:
-        raise diverged
+    if failed is not None:
+        raise failed
     if finished < len(runs):
         print(f"{study.name}: {finished} of {len(runs)} runs are finished; the same command continues")
     return 128 + received[0] if received else 0

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from model_core.errors import ModelError, SpecError
 from training.config import TrainConfig
 from training.data import ImageDataset
-from training.errors import BusyError, DivergedError, RunError
+from training.errors import BusyError, ConfigError, DivergedError, RunError, TrainingError
 from training.lock import locked
 from training.run import EVALUATION_FILE, advise, begin, device_of, evaluate_run, open_data, spec_of
 from training.run_state import STATE_FILE, RunState, check_data
@@ -40,18 +41,18 @@ class Conduct:
     clock: Callable[[], float] = time.monotonic
     _datasets: dict[tuple[object, ...], ImageDataset] = field(default_factory=dict)
 
-    def finish(self, runs: Sequence[PlannedRun]) -> bool:
+    def finish(self, runs: Sequence[PlannedRun]) -> TrainingError | ModelError | None:
         """Finish them in order, or until stopped; those that another process is training are left to it, and one that
-        diverges does not keep the others.
+        diverges, or that cannot be, does not keep the others.
 
         Returns:
-            Whether all are finished.
+            What the last such run ended with, where the others were gone through; else None.
 
         Raises:
+            DataError, ConfigError: the dataset, or the device, cannot be used.
             RunError: a folder holds a run of other settings or data.
-            DivergedError: a run has diverged; the others are finished.
         """
-        diverged: DivergedError | None = None
+        failed: TrainingError | ModelError | None = None
         end = None if self.max_seconds is None else self.clock() + self.max_seconds
         for run in runs:  # data that cannot be used is told before hours of training
             self._data(run.config)
@@ -67,15 +68,13 @@ class Conduct:
             except BusyError as error:
                 print(f"hne-train: {error}; going on with the next", file=sys.stderr)
                 continue
-            except DivergedError as error:
+            except (ConfigError, DivergedError, SpecError) as error:
                 print(f"hne-train: {error}; going on with the next", file=sys.stderr)
-                diverged = error
+                failed = error
                 continue
             if not finished:
-                return False
-        if diverged is not None:
-            raise diverged
-        return all(self._record(run) is not None for run in runs)
+                return None
+        return failed
 
     def _record(self, run: PlannedRun) -> Record | None:
         """The record of a finished run on this data; None where it is not finished."""

@@ -16,7 +16,7 @@ from training.studies.plan import PlannedRun
 from training.studies.published import Benchmark
 from training.studies.record import Line, load_record
 
-__all__ = ["FIXED", "Arm", "Protocol", "Study"]
+__all__ = ["FIXED", "Arm", "Protocol", "Study", "planned"]
 
 FIXED = frozenset(
     {
@@ -83,14 +83,17 @@ class Protocol:
         if self.architectures is not None and self.architectures != study.architectures:
             words.append(f"{', '.join(self.architectures)} instead of {', '.join(study.architectures)}")
         rates = "one learning rate for all levels" if base.node_rates == "same" else "a learning rate per level"
-        families = {zoo.architecture(name).family for name in self.architectures or study.architectures}
+        architectures = self.architectures or study.architectures
+        words += [f"without {label}, which {architecture} cannot have" for architecture, label in study.left_out]
+        families = {zoo.architecture(name).family for name in architectures}
         ours = [
             rates,
             *(["residual branches of ResNets that start at zero"] if "resnet" in families else []),
             base.precision,
             f"{base.held_out:.0%} of the training images held out for temperatures",
         ]
-        distilling = [arm for arm in study.arms if _run(arm, base).config.distils]
+        arms = [arm for arm in study.arms if any(arm in study.arms_of(name) for name in architectures)]
+        distilling = [arm for arm in arms if _run(arm, base).config.distils]
         apart = [arm.label for arm in distilling if "student_temperature" in arm.changes]
         if len(apart) < len(distilling):  # else the labels say it
             student = base.student_temperature
@@ -101,7 +104,7 @@ class Protocol:
             )
             ours.append(sides + (f" (on the labels only: {', '.join(apart)})" if apart else ""))
         words.append(f"not in the paper: {', '.join(ours)}")
-        return words + [words_of for arm in study.arms if (words_of := _own_schedule(arm, base))]
+        return words + [words_of for arm in arms if (words_of := _own_schedule(arm, base))]
 
 
 Draw = Callable[[Figure, Sequence[Line], Protocol], None]
@@ -121,18 +124,24 @@ class Study:
     draw: Draw | None = None
     published: bool = False
     """Whether it shows other systems' published points, whose sources the table then names."""
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=lambda: MappingProxyType({}))
+    """Why it goes without an arm for an architecture, by its name and the arm's label."""
 
     @property
     def decided(self) -> frozenset[str]:
         """The settings that some arm decides by itself."""
         return frozenset(name for arm in self.arms for name in arm.changes)
 
+    def arms_of(self, architecture: str) -> list[Arm]:
+        """The arms that an architecture has."""
+        return [arm for arm in self.arms if (architecture, arm.label) not in self.left_out]
+
     def runs(self, protocol: Protocol) -> list[PlannedRun]:
         """Every run that the study needs, each once, and after those that it needs itself."""
         ordered: dict[str, PlannedRun] = {}
         for architecture in protocol.architectures or self.architectures:
-            for arm in self.arms:
-                for run in _planned(arm, architecture, protocol):
+            for arm in self.arms_of(architecture):
+                for run in planned(arm, architecture, protocol):
                     for one in run.needed:
                         ordered.setdefault(one.name, one)
         return list(ordered.values())
@@ -141,12 +150,17 @@ class Study:
         """What has been measured so far; arms without any record are left out."""
         lines = []
         for architecture in protocol.architectures or self.architectures:
-            for arm in self.arms:
-                planned = _planned(arm, architecture, protocol)
-                records = tuple(record for run in planned if (record := load_record(run, folder)) is not None)
+            for arm in self.arms_of(architecture):
+                runs = planned(arm, architecture, protocol)
+                records = tuple(record for run in runs if (record := load_record(run, folder)) is not None)
                 if records:
-                    lines.append(Line(architecture=architecture, label=arm.label, planned=planned, records=records))
+                    lines.append(Line(architecture=architecture, label=arm.label, planned=runs, records=records))
         return lines
+
+
+def planned(arm: Arm, architecture: str, protocol: Protocol) -> tuple[PlannedRun, ...]:
+    """The runs of an arm, one per seed."""
+    return tuple(_run(arm, replace(protocol.base, architecture=architecture, seed=seed)) for seed in protocol.seeds)
 
 
 def _own_schedule(arm: Arm, base: TrainConfig) -> str:
@@ -158,11 +172,6 @@ def _own_schedule(arm: Arm, base: TrainConfig) -> str:
     if arm.initial is not None and run.initial is not None:
         words += f" after {run.initial.config.epochs} at {run.initial.config.lr:g} of {arm.initial.label}"
     return words
-
-
-def _planned(arm: Arm, architecture: str, protocol: Protocol) -> tuple[PlannedRun, ...]:
-    """The runs of an arm, one per seed."""
-    return tuple(_run(arm, replace(protocol.base, architecture=architecture, seed=seed)) for seed in protocol.seeds)
 
 
 def _run(arm: Arm, base: TrainConfig) -> PlannedRun:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from model_core.package import digest
 from tests.training.elsewhere import trained_elsewhere
 from training.cli import main
-from training.errors import DivergedError
+from training.errors import ConfigError, DivergedError
 from training.run_state import STATE_FILE, RunState
 from training.studies.catalog import study_named
 from training.studies.study import Protocol
@@ -170,20 +170,25 @@ def test_a_record_without_weights_is_no_run_to_start_from(
     assert "grown: 2 of 3 runs are finished" in told.out
 
 
-def test_a_run_that_diverges_does_not_keep_the_others(
-    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [DivergedError, ConfigError])
+def test_a_run_that_fails_does_not_keep_the_others(
+    image_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Exception],
 ) -> None:
-    def diverging(self: Trainer) -> bool:
+    def failing(self: Trainer) -> bool:
         if self.config.loss == "s":
-            raise DivergedError(f"{self.options.out}: diverged by step 1")
+            raise kind(f"{self.options.out}: failed at step 1")
         return trained(self)
 
     trained = Trainer.train
-    monkeypatch.setattr(Trainer, "train", diverging)
+    monkeypatch.setattr(Trainer, "train", failing)
     assert main(study("table1", image_folder, tmp_path)) == 2
     told = capsys.readouterr()
-    assert told.err.count("diverged by step 1; going on with the next\n") == 1
-    assert told.err.endswith("diverged by step 1\n")
+    assert told.err.count("failed at step 1; going on with the next\n") == 1
+    assert told.err.endswith("failed at step 1\n")
     assert len(list(tmp_path.glob("*/runs/*/evaluation.json"))) == 2
     assert len(list(tmp_path.glob("*/table1.md"))) == 1
 
