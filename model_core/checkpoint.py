@@ -33,7 +33,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     stamped = {"format": FORMAT, "version": VERSION, **metadata}
     # Views of one storage (and channels_last strides) are refused by safetensors: give each tensor its own. Its
     # `save_file` would make a file that only its owner can read, whatever the umask.
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, stamped)
+    apart = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    content = save(apart, stamped)
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
@@ -94,7 +97,7 @@ def model_from(path: Path, tensors: Mapping[str, Tensor], spec_json: str | None)
     with torch.random.fork_rng(devices=[]):  # not on "meta": a network of one's own may hold tensors that nobody stores
         model = build_model(spec)
     try:
-        model.load_state_dict(dict(tensors), assign=True)
+        model.load_state_dict(dict(tensors))  # copied: assigned, weights that layers share would part
     except RuntimeError as error:
         raise CheckpointError(path, f"does not fit its own spec {spec.name!r}: {error}") from error
     return model.eval()

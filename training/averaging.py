@@ -49,9 +49,10 @@ class WeightAverage:
             self.model.load_state_dict(stored)
         self._decay, self._since = decay, since
         ours, theirs = self.model.state_dict(), model.state_dict()
-        real = [name for name, tensor in ours.items() if tensor.is_floating_point()]
+        names = {tensor.data_ptr(): name for name, tensor in ours.items()}.values()  # what layers share counts once
+        real = [name for name in names if ours[name].is_floating_point()]
         self._average, self._current = [ours[name] for name in real], [theirs[name] for name in real]
-        counters = sorted(ours.keys() - set(real))
+        counters = sorted(set(names) - set(real))
         self._counters = [ours[name] for name in counters], [theirs[name] for name in counters]
 
     @torch.no_grad()
