@@ -22,6 +22,7 @@ from torch import Tensor
 from model_core.costs import count_costs
 from model_core.grouped import HierarchicalEnsemble
 from model_core.package import EnsembleFigures
+from model_core.spec import ModelSpec
 from training.calibration import expected_calibration_error, fitted_temperature, negative_log_likelihood
 from training.data import ImageDataset
 from training.errors import DivergedError, RunError
@@ -72,7 +73,9 @@ class Evaluation(_Figures):
     """The curve of images that stop when they are confident; empty in files of versions that did not measure it."""
     stream: StreamFigures | None = None
     data: DataCard | None = None
-    """What it was trained and measured on; None in files of versions that did not keep it."""
+    """What it was trained and measured on; None in files of versions that did not keep it, as the next."""
+    spec: ModelSpec | None = None
+    """The network that was measured, whatever its name stands for today."""
 
     @property
     def table(self) -> list[EnsembleFigures]:

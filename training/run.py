@@ -15,11 +15,11 @@ from model_core.spec import ModelSpec
 from model_core.zoo import architecture
 from training.config import Precision, TrainConfig
 from training.data import ImageDataset, load_dataset
-from training.errors import ConfigError
+from training.errors import ConfigError, RunError
 from training.evaluation import Evaluation, evaluate, versions
 from training.memory import keep_freed_memory
 from training.plots import plot_evaluation
-from training.run_state import RunState, check_data
+from training.run_state import RunState, check_data, differences
 from training.teacher import with_teacher
 from training.trainer import new_run
 
@@ -27,6 +27,7 @@ __all__ = [
     "EVALUATION_FILE",
     "advise",
     "begin",
+    "check_network",
     "dataset_name",
     "device_of",
     "evaluate_run",
@@ -51,6 +52,20 @@ def spec_of(config: TrainConfig) -> ModelSpec:
     if config.loss == "hd" and spec.tree.leaves == 1:
         raise ConfigError("--loss hd: a single network has no smaller ensembles to distil into; choose i, or d")
     return spec
+
+
+def check_network(stored: ModelSpec, config: TrainConfig, *, where: Path) -> None:
+    """Make sure that the settings name the network that a run was begun with, or a record measured; `where` that is
+    kept. Its own name may be another, and its classes are the data's.
+
+    Raises:
+        RunError: it has changed since.
+    """
+    if changed := differences(spec_of(config).replace(name=stored.name, classes=stored.classes), stored):
+        raise RunError(
+            f"{where}: the network {config.architecture} has changed since: {changed}; "
+            "move the folder away, or choose another --out"
+        )
 
 
 def begin(config: TrainConfig, data: ImageDataset) -> RunState:
@@ -141,6 +156,7 @@ def evaluate_run(
         versions=versions(),
         settings=config.decisive(),
         data=state.data,
+        spec=state.model.spec,
         **measured._asdict(),
     )
     path = folder / EVALUATION_FILE

@@ -19,7 +19,7 @@ from training.config import TrainConfig
 from training.data import ImageDataset
 from training.errors import BusyError, ConfigError, DivergedError, RunError, TrainingError
 from training.lock import locked
-from training.run import EVALUATION_FILE, advise, begin, device_of, evaluate_run, open_data, spec_of
+from training.run import EVALUATION_FILE, advise, begin, check_network, device_of, evaluate_run, open_data, spec_of
 from training.run_state import STATE_FILE, RunState, check_data
 from training.studies.plan import PlannedRun, decisive
 from training.studies.record import Record, load_record
@@ -50,7 +50,7 @@ class Conduct:
 
         Raises:
             DataError, ConfigError: the dataset, or the device, cannot be used.
-            RunError: a folder holds a run of other settings or data.
+            RunError: a folder holds a run of other settings or data, or of a network that has changed since.
         """
         failed: TrainingError | ModelError | None = None
         end = None if self.max_seconds is None else self.clock() + self.max_seconds
@@ -105,6 +105,7 @@ class Conduct:
             state = RunState.load(out)
             if decisive(state.config) != decisive(config):
                 raise RunError(f"{out}: holds a run of other settings; move it away, or choose another --out")
+            check_network(state.model.spec, config, where=out)
             data = self._data(config)
             # Where and how is today's choice, what was decided is the run's.
             state = replace(state, config=replace(config, teacher_sha256=state.config.teacher_sha256))

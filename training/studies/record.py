@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from training.errors import RunError
 from training.evaluation import Evaluation, SizeFigures
-from training.run import EVALUATION_FILE
+from training.run import EVALUATION_FILE, check_network
 from training.studies.plan import PlannedRun, decisive
 
 __all__ = ["POWERS", "Line", "Record", "Spread", "load_record"]
@@ -43,7 +43,7 @@ def load_record(run: PlannedRun, folder: Path) -> Record | None:
     """The record of a finished run in the folder of all runs; None where it is not finished or not evaluated.
 
     Raises:
-        RunError: the record is damaged, or is another run's.
+        RunError: the record is damaged, or is another run's, or of a network that has changed since.
     """
     path = folder / run.name / EVALUATION_FILE
     if not path.is_file():
@@ -54,6 +54,8 @@ def load_record(run: PlannedRun, folder: Path) -> Record | None:
     planned = decisive(run.config)
     if strangers := [k for k, v in evaluation.settings.items() if k in planned and planned[k] != v]:
         raise RunError(f"{path}: was measured with another {', '.join(strangers)}; move the folder away")
+    if evaluation.spec is not None:
+        check_network(evaluation.spec, run.config, where=path)
     return Record(run=run, evaluation=evaluation)
 
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from model_core.package import digest
+from tests.packages import install, site
 from tests.training.elsewhere import trained_elsewhere
 from training.cli import main
 from training.errors import ConfigError, DivergedError
@@ -241,6 +242,61 @@ def test_datasets_have_folders_of_their_own_in_any_script(image_folder: Path, tm
         images = Path(shutil.copytree(image_folder, tmp_path / "sets" / name))
         assert main(study("figure6", images, tmp_path / "out", "--max-minutes", "1e-9")) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"猫", "собаки-2", "folder"}
+
+
+NETWORK = """
+from torch import nn
+
+from model_core.custom import replicated
+from model_core.spec import ModelSpec
+
+SPEC = ModelSpec(name="mine", family="mine", branching=(1, 2), classes=10, input_shape=(3, 16, 16))
+
+
+def blocks(spec):
+    head = lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, spec.classes))
+    return replicated(spec, [lambda: nn.Conv2d(3, 4, 3), head])
+"""
+
+
+def test_a_network_that_was_edited_has_none_of_the_results_of_what_it_was(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "site" / "mypackage.py"
+    declared = {
+        "hne_serve.architectures": {"mine": "mypackage:SPEC"},
+        "hne_serve.families": {"mine": "mypackage:blocks"},
+    }
+    install(module.parent, "mypackage", {module.name: NETWORK}, declared)
+    finished, begun = (study("figure6", image_folder, tmp_path / name) for name in ("finished", "begun"))
+    run = ["train", *finished[2:6], "--out", str(tmp_path / "run"), *SETTINGS.split()]
+    for words in (finished, begun, run):
+        words[words.index("hne_tiny")] = "mine"
+    begun += ["--max-minutes", "1e-9"]
+    with site(module.parent):
+        assert main(finished) == main(begun) == main([*run, "--max-minutes", "1e-9"]) == 0
+
+    module.write_text(NETWORK.replace("(1, 2)", "(1, 2 * 2)"))
+    capsys.readouterr()
+    with site(module.parent):
+        for words in (finished, [*finished, "--only-draw"], begun):
+            assert main(words) == 2
+            told = capsys.readouterr()
+            assert "the network mine has changed since: branching (1, 4) instead of (1, 2); move" in told.err
+            assert not told.out
+        assert main(["train", "--resume", *run[run.index("--out") :][:2]]) == 0, "it remembers its own"
+        assert RunState.load(tmp_path / "run").model.tree.leaves == 2
+
+    module.write_text(NETWORK.replace('name="mine"', 'name="renamed"'))
+    (record,) = (tmp_path / "finished").glob("*/runs/*/evaluation.json")
+    with site(module.parent):
+        assert main(finished) == 0, "the same network by another name"
+    content = json.loads(record.read_text())
+    del content["spec"]
+    record.write_text(json.dumps(content))
+    module.write_text(NETWORK.replace("(1, 2)", "(1,    4)"))
+    with site(module.parent):
+        assert main(finished) == 0, "a record of an earlier version does not tell"
 
 
 def test_a_record_older_than_a_figure_leaves_that_out(place: Path, image_folder: Path, tmp_path: Path) -> None:
