@@ -46,9 +46,14 @@ def spec_of(config: TrainConfig) -> ModelSpec:
     """The architecture that the settings name, with its own number of classes.
 
     Raises:
-        ConfigError: the loss has nothing to train on its tree.
+        ConfigError: it takes no RGB images, or the loss has nothing to train on its tree.
     """
     spec = architecture(config.architecture, branching=config.branching)
+    if (channels := spec.input_shape[0]) != 3:
+        raise ConfigError(
+            f"--architecture {config.architecture}: takes images of {channels} channels, but they are read as RGB; "
+            "let it take 3"
+        )
     if config.loss == "hd" and spec.tree.leaves == 1:
         raise ConfigError("--loss hd: a single network has no smaller ensembles to distil into; choose i, or d")
     return spec

@@ -78,3 +78,17 @@ def test_the_readmes_network_is_trained_and_served(
     assert main(f"evaluate --run {run}".split()) == 2
     assert "unknown family 'mine'" in (error := capsys.readouterr().err)
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["train", "study table1"])
+def test_a_network_that_takes_no_rgb_is_refused_before_any_image_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    network = block("python", "# mypackage/network.py").replace("(3, 32, 32)", "(1, 32, 32)")
+    declared = tomllib.loads(block("toml", "# pyproject.toml of mypackage"))["project"]["entry-points"]
+    install(tmp_path / "site", "mypackage", {"mypackage/__init__.py": "", "mypackage/network.py": network}, declared)
+    words = f"{command} --architecture mine --dataset folder --data {tmp_path / 'none'} --out {tmp_path / 'out'}"
+    with site(tmp_path / "site"):
+        assert main(words.split()) == 2
+    fault = "--architecture mine: takes images of 1 channels, but they are read as RGB; let it take 3"
+    assert capsys.readouterr().err == f"hne-train: {fault}\n"
