@@ -203,14 +203,17 @@ def _pixels(listing: _Listing, size: tuple[int, int]) -> Tensor:
 
 
 def _statistics(pixels: Tensor) -> tuple[RGB, RGB]:
-    """Mean and standard deviation of each channel over a whole split, for values in 0..1."""
+    """Mean and standard deviation of each channel over a whole split, for values in 0..1.
+
+    The deviation of a channel that is the same everywhere counts as 1: it becomes 0, where 0 / 0 is no number.
+    """
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in pixels.unbind(1):  # by histogram: exact, and without a float copy of the dataset
         shares = channel.flatten().bincount(minlength=256).double() / channel.numel()
         mean = (shares * levels).sum()
         means.append(round(mean.item(), 6))
-        deviations.append(round((shares * (levels - mean) ** 2).sum().sqrt().item(), 6))
+        deviations.append(round((shares * (levels - mean) ** 2).sum().sqrt().item(), 6) or 1.0)
     return _rgb(means), _rgb(deviations)
 
 

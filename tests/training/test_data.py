@@ -78,6 +78,16 @@ def test_the_training_images_are_normalised_to_mean_0_and_deviation_1(image_fold
     torch.testing.assert_close(images.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
 
 
+def test_a_channel_that_is_the_same_everywhere_says_nothing_instead_of_no_number(copied_folder: Path) -> None:
+    for path in copied_folder.glob("*/*/*.png"):
+        with Image.open(path) as image:
+            red, green, blue = image.split()
+        Image.merge("RGB", (red, green, blue.point(lambda _: 77))).save(path)
+    images = torch.cat([batch for batch, _ in load(copied_folder).train.evaluation_batches(10)])
+    torch.testing.assert_close(images[:, 2], torch.zeros_like(images[:, 2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(images[:, :2].std((0, 2, 3), correction=0), torch.ones(2), atol=1e-4, rtol=0)
+
+
 def test_an_epoch_shows_every_image_at_most_once_and_depends_on_seed_and_epoch(image_folder: Path) -> None:
     train = load(image_folder).train
 
