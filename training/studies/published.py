@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
-__all__ = ["CURVES", "TABLE_1", "Benchmark", "PublishedCurve"]
+__all__ = ["CURVES", "SIZES", "TABLE_1", "Benchmark", "PublishedCurve"]
 
 Benchmark = Literal["cifar10", "cifar100"]
 
 _PAPER = "Ruiz and Verbeek, AAAI 2021, Table 1"
+
+SIZES = (1, 2, 4, 8, 16)
+"""The ensemble sizes of Table 1."""
 
 TABLE_1: Mapping[tuple[Benchmark, str, str], tuple[float, ...]] = MappingProxyType(
     {
@@ -31,7 +34,7 @@ TABLE_1: Mapping[tuple[Benchmark, str, str], tuple[float, ...]] = MappingProxyTy
         ("cifar100", "hne", "hd"): (76.1, 77.2, 78.0, 79.0, 79.8),
     }
 )
-"""Accuracy in percent at N = 1, 2, 4, 8, 16, by data, architecture and loss."""
+"""Accuracy in percent at `SIZES`, by data, architecture and loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

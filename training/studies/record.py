@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from training.errors import RunError
 from training.evaluation import Evaluation, SizeFigures
+from training.losses import prefix_sizes
 from training.run import EVALUATION_FILE, check_network
 from training.studies.plan import PlannedRun, decisive
 
-__all__ = ["POWERS", "Line", "Record", "Spread", "load_record"]
+__all__ = ["Line", "Record", "Spread", "load_record"]
 
-POWERS = (1, 2, 4, 8, 16)
 NAMES = {"hne": "HNE", "hne_small": "HNEsmall", "hne_tiny": "HNEtiny", "hne_transformer": "Transformer"}
 
 
@@ -75,8 +75,8 @@ class Line:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The powers of two among the ensemble sizes."""
-        return tuple(size for size in POWERS if size <= len(self.records[0].evaluation.sizes))
+        """The powers of two among the ensemble sizes, and the full ensemble."""
+        return prefix_sizes(len(self.records[0].evaluation.sizes))
 
     def mflops(self, size: int) -> float:
         """Millions of multiply-adds of an ensemble size, a property of the architecture."""

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from training.studies.plan import PlannedRun
-from training.studies.published import CURVES, TABLE_1, PublishedCurve
-from training.studies.record import POWERS, Line, Spread
+from training.studies.published import CURVES, SIZES, TABLE_1, PublishedCurve
+from training.studies.record import Line, Spread
 from training.studies.study import Protocol, Study
 
 __all__ = ["as_json", "as_markdown"]
@@ -16,7 +16,7 @@ __all__ = ["as_json", "as_markdown"]
 
 def as_markdown(study: Study, lines: Sequence[Line], protocol: Protocol, *, caption: str) -> str:
     """Accuracy as in Table 1, then what the paper does not show, then the runs."""
-    sizes = max((line.sizes for line in lines), key=len, default=POWERS)
+    sizes = sorted({size for line in lines for size in line.sizes})
     head = " | ".join(f"N = {size}" for size in sizes)
     parts = [
         f"# {study.title}: {study.about}",
@@ -90,7 +90,10 @@ def _accuracy_rows(lines: Sequence[Line], sizes: Sequence[int], protocol: Protoc
         if protocol.benchmark is not None and as_in_table_1 and _is_papers(line):
             published = TABLE_1.get((protocol.benchmark, line.architecture, config.loss))
             if published is not None:
-                rows.append(["", "*in the paper*", "", *(f"*{value}*" for value in published)])
+                known = dict(zip(SIZES, published, strict=True))
+                rows.append(
+                    ["", "*in the paper*", "", *(f"*{known[size]}*" if size in known else "" for size in sizes)]
+                )
     return rows
 
 
