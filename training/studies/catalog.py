@@ -30,6 +30,9 @@ READINGS = (
     Arm(label=r"$L_{HD}$, $\alpha$ = 0.8", changes={"student_temperature": None, "alpha": 0.8}),
     # The same gradient, but for its length, as 0.5 has without the factor T squared.
     Arm(label=r"$L_{HD}$, $\alpha$ = 0.2", changes={"student_temperature": None, "alpha": 0.2}),
+    # Twice (1 - alpha) L_I + alpha L_HD, so that distillation takes nothing from L_I: twice the rate at half the weight
+    # decay is SGD on twice the loss.
+    Arm(label="$L_I + L_{HD}$", changes={"student_temperature": None, "alpha": 0.5}, lr=2.0, weight_decay=0.5),
 )
 
 # "We use the first three blocks as a backbone and implement 16 independent branches for the last two blocks."
@@ -132,7 +135,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             Study(
                 name="readings",
                 title="Readings of L_HD",
-                about="what the paper's text leaves open: which side has the temperature, sums or means",
+                about="what the paper's text leaves open: which side has the temperature, how much is distilled",
                 architectures=("hne_small",),
                 arms=READINGS,
                 draw=curves,

@@ -49,6 +49,8 @@ class Arm:
     """Times the protocol's, rounded, one at least."""
     lr: float = 1.0
     """Times the protocol's."""
+    weight_decay: float = 1.0
+    """Times the protocol's."""
     initial: Arm | None = None
     """The way of training the run that this one starts from."""
     teacher: Arm | None = None
@@ -164,11 +166,13 @@ def planned(arm: Arm, architecture: str, protocol: Protocol) -> tuple[PlannedRun
 
 
 def _own_schedule(arm: Arm, base: TrainConfig) -> str:
-    """An arm's epochs and rate, where they are not the protocol's; "" where they are."""
-    if (arm.epochs, arm.lr, arm.initial) == (1, 1, None):
+    """An arm's epochs, rate and weight decay, where they are not the protocol's; "" where they are."""
+    if (arm.epochs, arm.lr, arm.weight_decay, arm.initial) == (1, 1, 1, None):
         return ""
     run = _run(arm, base)
     words = f"{arm.label}: {run.config.epochs} epochs at lr {run.config.lr:g}"
+    if arm.weight_decay != 1:
+        words += f", weight decay {run.config.weight_decay:g}"
     if arm.initial is not None and run.initial is not None:
         words += f" after {run.initial.config.epochs} at {run.initial.config.lr:g} of {arm.initial.label}"
     return words
@@ -176,7 +180,13 @@ def _own_schedule(arm: Arm, base: TrainConfig) -> str:
 
 def _run(arm: Arm, base: TrainConfig) -> PlannedRun:
     assert base.epochs is not None
-    scaled = replace(base, epochs=max(1, round(arm.epochs * base.epochs)), lr=float(f"{arm.lr * base.lr:.6g}"))
+    assert base.weight_decay is not None
+    scaled = replace(
+        base,
+        epochs=max(1, round(arm.epochs * base.epochs)),
+        lr=_times(arm.lr, base.lr),
+        weight_decay=_times(arm.weight_decay, base.weight_decay),
+    )
     config = replace(scaled, **arm.changes)
     if not config.distils or config.student_temperature == config.temperature:  # a name for the same weights
         config = replace(config, student_temperature=None)
@@ -185,3 +195,8 @@ def _run(arm: Arm, base: TrainConfig) -> PlannedRun:
         initial=None if arm.initial is None else _run(arm.initial, base),
         teacher=None if arm.teacher is None else _run(arm.teacher, base),
     )
+
+
+def _times(factor: float, value: float) -> float:
+    """Without the last digits, which are rounding's: they would be part of a run's name."""
+    return value if factor == 1 else float(f"{factor * value:.6g}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from training.config import TrainConfig
 from training.errors import ConfigError
@@ -130,6 +131,27 @@ def test_the_caption_tells_an_arms_own_schedule() -> None:
     assert own == "Grown from a single network: 4 epochs at lr 0.1 after 30 at 0.2 of Single network"
 
 
+def test_distillation_beside_all_of_l_i_is_twice_the_loss() -> None:
+    protocol = Protocol(changes={"lr": 0.3, "weight_decay": 0.0003})
+    study = study_named("readings")
+    plain, beside = (study.runs(protocol)[index].config for index in (1, -1))
+    assert replace(beside, lr=plain.lr, weight_decay=plain.weight_decay) == plain
+    *_, own = protocol.deviations(study)
+    assert own == "$L_I + L_{HD}$: 200 epochs at lr 0.6, weight decay 0.00015"
+
+    courses = []
+    for config, scale in ((plain, 2.0), (beside, 1.0)):
+        assert config.weight_decay is not None
+        weight = torch.ones(1, dtype=torch.double, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        for _ in range(3):
+            optimizer.zero_grad()
+            torch.autograd.backward(scale * weight.sin().sum())
+            optimizer.step()
+        courses.append(weight.item())
+    assert courses[0] == pytest.approx(courses[1], rel=1e-12)
+
+
 def test_how_soft_labels_are_learnt_names_only_runs_that_have_some() -> None:
     def names(**changes: Any) -> list[str]:
         return [run.name for run in study_named("table1").runs(Protocol(changes=changes, architectures=("hne_small",)))]
@@ -138,7 +160,7 @@ def test_how_soft_labels_are_learnt_names_only_runs_that_have_some() -> None:
     assert names(student_temperature=1.0)[:2] == [independent, structured]
     assert names(student_temperature=1.0)[2] != hierarchical
     assert names(student_temperature=2.0)[2] == hierarchical, "T on both sides, said twice"
-    (words,) = Protocol(changes={}).deviations(study_named("readings"))
+    words, _ = Protocol(changes={}).deviations(study_named("readings"))
     assert words.endswith("held out for temperatures")
 
 
