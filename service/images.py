@@ -1,4 +1,5 @@
-"""Images: from the bytes of an upload to the network's input; all but the smallest in a pool beside the event loop.
+"""Images: from the bytes of an upload to the network's input; all but the smallest in a pool beside the event loop, big
+ones one at a time.
 
     decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=..., threads=..., max_waiting=...)
     x = await decoder.decode(data)        # (3, H, W) float32, normalised
@@ -16,18 +17,20 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import BoundedSemaphore
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
 from model_core.package import Preprocessing
-from model_core.preprocessing import fit, resized, upright_rgb
+from model_core.preprocessing import fit, resized, upright
 from service.errors import FormatError, InvalidError, QueueFullError, TooLargeError
 
 __all__ = ["FORMATS", "Decoder"]
@@ -47,12 +50,38 @@ EXIF_OR_XMP = b"\xff\xe1"
 """The marker APP1. In image data a 255 is followed by 0, so that it is not found there."""
 PLAIN_COLOURS = ("YCbCr", "Gray")
 
+BIG_PIXELS, BIG_JPEG_PIXELS = 2**22, 2**24
+"""Images of more are decoded one at a time. On the way a pixel of a WebP takes 16 bytes, of other formats 8 at most: of
+a JPEG, which is decoded at a smaller scale, the 6 or 8 of its coefficients where it is progressive."""
+
 RETRY_AFTER = 1.0
 """Seconds until a full pool is worth another try: it drains hundreds of images in that time."""
 
+Result = TypeVar("Result")
+
+
+class _Lane:
+    """A fixed number of threads with a bounded line before them."""
+
+    def __init__(self, threads: int, max_waiting: int, name: str) -> None:
+        self._places = BoundedSemaphore(threads + max_waiting)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, work: Callable[[bytes, str], Result], data: bytes, name: str) -> Result:
+        """What the work makes of an image. Raises QueueFullError, and what the work raises."""
+        if not self._places.acquire(blocking=False):
+            raise QueueFullError(RETRY_AFTER)
+        job = self._pool.submit(work, data, name)
+        # The place is free when the thread is done, not when the waiter gives up: a thread cannot be interrupted.
+        job.add_done_callback(lambda _: self._places.release())
+        return await asyncio.wrap_future(job)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
 
 class Decoder:
-    """Decodes and normalises images on a fixed number of threads, with a bounded line before them."""
+    """Decodes and normalises images on a fixed number of threads, and the big ones on one more, one at a time."""
 
     def __init__(
         self,
@@ -68,9 +97,9 @@ class Decoder:
         self._max_pixels = max_pixels
         self._plain_size = (self._height, self._width) if min(self._height, self._width) == self._shorter_side else None
         self._small = self._height * self._width <= SMALL_PIXELS
-        self._places = BoundedSemaphore(threads + max_waiting)
         Image.init()  # Pillow would load its parsers while the first request waits
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._lane = _Lane(threads, max_waiting, "decode")
+        self._big_lane = _Lane(1, max_waiting, "decode-big")
         levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)  # (256, 1)
         mean, std = (np.asarray(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
         self._normalised = ((levels - mean) / std).T.copy()  # (3, 256): the 256 possible values of each channel
@@ -86,15 +115,10 @@ class Decoder:
             if self._small and (pixels := self._plain(data)) is not None:
                 return self._normalise(pixels)
             with self._opened(data, name) as image:
-                sizes = image.size, resized(image.size, self._shorter_side)  # a thin strip grows
-                if all(width * height <= SMALL_PIXELS for width, height in sizes):
+                if self._pixels(image) <= SMALL_PIXELS:
                     return self._input(image)
-        if not self._places.acquire(blocking=False):
-            raise QueueFullError(RETRY_AFTER)
-        job = self._pool.submit(self.read, data, name)
-        # The place is free when the thread is done, not when the waiter gives up: a thread cannot be interrupted.
-        job.add_done_callback(lambda _: self._places.release())
-        return await asyncio.wrap_future(job)
+        found = await self._lane.run(self._read_unless_big, data, name)
+        return await self._big_lane.run(self.read, data, name) if found is None else found
 
     def read(self, data: bytes, name: str = "image") -> NDArray[np.float32]:
         """The same on the calling thread.
@@ -111,12 +135,25 @@ class Decoder:
 
     def close(self) -> None:
         """Stop the threads; images that still wait are dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._lane.close()
+        self._big_lane.close()
+
+    def _read_unless_big(self, data: bytes, name: str) -> NDArray[np.float32] | None:
+        if (pixels := self._plain(data)) is not None:
+            return self._normalise(pixels)
+        with self._opened(data, name) as image:
+            most = BIG_JPEG_PIXELS if isinstance(image, JpegImageFile) else BIG_PIXELS
+            return self._input(image) if self._pixels(image) <= most else None
+
+    def _pixels(self, image: Image.Image) -> int:
+        """Those of the image, or once it is resized if these are more: a thin strip grows."""
+        sizes = image.size, resized(image.size, self._shorter_side)
+        return max(width * height for width, height in sizes)
 
     def _input(self, image: Image.Image) -> NDArray[np.float32]:
         shorter = self._shorter_side * DRAFT_FACTOR
         image.draft(None, (shorter, shorter))
-        return self._normalise(np.asarray(self._fit(upright_rgb(image))))
+        return self._normalise(np.asarray(self._fit(upright(image))))
 
     def _plain(self, data: bytes) -> NDArray[np.uint8] | None:
         """The pixels (H, W, 3) of a JPEG that needs nothing but decoding; None where Pillow is to have a look.

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from model_core.package import Preprocessing
-from model_core.preprocessing import fit, resized, upright_rgb
+from model_core.preprocessing import fit, resized, upright, upright_rgb
 from service.images import Decoder
 from training.images import open_image
 
@@ -48,6 +48,21 @@ def test_an_image_is_turned_flattened_and_scaled() -> None:
     assert upright_rgb(half).getpixel((0, 0)) == (224, 204, 204)
     deep = Image.fromarray(np.array([[0, 255, 256, 65_535]], np.uint16))
     assert np.asarray(upright_rgb(deep))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize("size", [(1500, 1000), (1000, 1500), (40_000, 40), (40, 40_000)])
+def test_a_big_image_is_fitted_as_its_whole_in_rgb_is(size: tuple[int, int]) -> None:
+    image = picture(*size).quantize(16)
+    image.info["transparency"] = bytes(range(0, 256, 16))
+    whole = fit(upright_rgb(image.copy()), shorter_side=32, height=32, width=32)
+    assert fit(upright(image), shorter_side=32, height=32, width=32) == whole
+
+
+@pytest.mark.parametrize("size", [(1500, 1000), (1000, 3000)])
+def test_a_big_image_is_resized_as_torchvision_does_but_for_a_level(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    ours, expected = fit(image, shorter_side=32, height=32, width=32), CenterCrop(32)(Resize(32)(image))
+    np.testing.assert_allclose(np.asarray(ours, int), np.asarray(expected, int), atol=1)
 
 
 @pytest.mark.parametrize(
