@@ -20,6 +20,7 @@ import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from threading import BoundedSemaphore
 from typing import TypeVar
 
@@ -42,12 +43,19 @@ DRAFT_FACTOR = 2
 """A big JPEG is decoded at the smallest scale that leaves this many pixels per pixel of the resized image."""
 
 SMALL_BYTES, SMALL_PIXELS = 16_384, 128 * 128
-"""An image of no more is decoded on the event loop: in a fraction of a millisecond, less than it takes a thread to take
-over and hand back."""
+"""A JPEG or PNG of no more, and of few and plain parts, is decoded on the event loop: in a fraction of a millisecond,
+less than it takes a thread to take over and hand back."""
+
+MOST_PARTS = 128
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PLAIN_CHUNKS = frozenset(b"IHDR PLTE tRNS IDAT IEND gAMA cHRM sRGB pHYs sBIT bKGD tIME tEXt".split())
+"""Those of a PNG that are read at once. Sixteen kilobytes of others can unpack to megabytes."""
 
 JPEG_START = b"\xff\xd8\xff"
 EXIF_OR_XMP = b"\xff\xe1"
 """The marker APP1. In image data a 255 is followed by 0, so that it is not found there."""
+SEVERAL_IMAGES = b"MPF\0"
+"""The head of an index of further images, which takes as long to read as EXIF."""
 PLAIN_COLOURS = ("YCbCr", "Gray")
 
 BIG_PIXELS, BIG_JPEG_PIXELS = 2**22, 2**24
@@ -111,7 +119,7 @@ class Decoder:
             QueueFullError: too many images wait to be decoded.
             FormatError, TooLargeError, InvalidError: as `read`.
         """
-        if len(data) <= SMALL_BYTES:
+        if len(data) <= SMALL_BYTES and _is_quick(data):
             if self._small and (pixels := self._plain(data)) is not None:
                 return self._normalise(pixels)
             with self._opened(data, name) as image:
@@ -205,6 +213,26 @@ class Decoder:
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
             raise TooLargeError(f"the image has {width} x {height} pixels; at most {self._max_pixels} are allowed")
+
+
+def _is_quick(data: bytes) -> bool:
+    """Whether pixels are all that takes time in a small file, by what is seen without reading it.
+
+    Descriptions can have thousands of parts, each read in Python, and a progressive JPEG as many scans of the whole
+    image. Every part of a JPEG begins with a 255, of which its image data hold few.
+    """
+    if data.startswith(JPEG_START):
+        return data.count(0xFF) <= MOST_PARTS and EXIF_OR_XMP not in data and SEVERAL_IMAGES not in data
+    kinds = list(islice(_chunks(data), MOST_PARTS + 1)) if data.startswith(PNG_START) else []
+    return 0 < len(kinds) <= MOST_PARTS and PLAIN_CHUNKS.issuperset(kinds)
+
+
+def _chunks(png: bytes) -> Iterator[bytes]:
+    """The kinds of a PNG's chunks."""
+    at = len(PNG_START)
+    while at < len(png):
+        yield png[at + 4 : at + 8]
+        at += 12 + int.from_bytes(png[at : at + 4])
 
 
 def _has_known_start(data: bytes) -> bool:

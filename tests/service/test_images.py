@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from model_core.package import Preprocessing
 from service.errors import FormatError, InvalidError, QueueFullError, TooLargeError
@@ -195,6 +196,66 @@ async def test_a_small_image_needs_no_thread(decoder: Decoder, monkeypatch: pyte
     for image in (encode(smooth(32, 32), "JPEG"), encode(smooth(40, 32)), encode(big), encode(thin)):
         await decoder.decode(image)
     assert [thread.startswith("decode") for thread in threads] == [False, False, True, True]
+
+
+def with_text(kind: str) -> bytes:
+    """A PNG with a compressed text of a megabyte, or with many short ones."""
+    text = PngInfo()
+    if kind == "zTXt":
+        text.add_text("key", "a" * 10**6, zip=True)
+    elif kind == "iTXt":
+        text.add_itxt("key", "a" * 10**6, zip=True)
+    else:
+        for number in range(1000):
+            text.add_text(str(number), "")
+    return encode(smooth(32, 32), pnginfo=text)
+
+
+def with_markers(marker: bytes) -> bytes:
+    """A JPEG whose head has as many of them as fit into sixteen kilobytes."""
+    data = encode(smooth(40, 32), "JPEG")
+    return data[:2] + marker * ((16_000 - len(data)) // len(marker)) + data[2:]
+
+
+def with_scans(side: int) -> bytes:
+    """A JPEG that refines its pixels for as many times as fit into sixteen kilobytes."""
+    data = encode(Image.new("RGB", (side, side)), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * ((16_000 - len(data)) // len(last)) + data[-2:]
+
+
+def with_exif(kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0131] = "camera"
+    return encode(smooth(40, 32), kind, exif=exif)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(with_text("zTXt"), id="zTXt"),
+        pytest.param(with_text("iTXt"), id="iTXt"),
+        pytest.param(with_text("tEXt"), id="1000 tEXt"),
+        pytest.param(encode(smooth(32, 32), icc_profile=bytes(10**6)), id="iCCP"),
+        pytest.param(with_exif("PNG"), id="eXIf"),
+        pytest.param(with_exif("JPEG"), id="EXIF"),
+        pytest.param(with_markers(b"\xff\xfe\0\2"), id="comments"),
+        pytest.param(with_markers(b"\xff"), id="filling"),
+        pytest.param(encode(smooth(40, 32), "MPO", save_all=True, append_images=[smooth(40, 32)]), id="MPF"),
+        pytest.param(with_scans(32), id="scans"),
+        pytest.param(with_scans(128), id="scans of more pixels"),
+        *(pytest.param(encode(smooth(32, 32), kind), id=kind) for kind in ("WEBP", "GIF", "BMP")),
+    ],
+)
+async def test_a_small_file_that_can_be_slow_to_read_does_not_hold_up_the_event_loop(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    threads: list[str] = []
+    monkeypatch.setattr(Decoder, "_normalise", _noting(Decoder._normalise, threads))
+    assert len(data) <= 16_384
+    await decoder.decode(data)
+    assert [thread.startswith("decode") for thread in threads] == [True]
 
 
 def _noting(method: Callable[..., Any], threads: list[str]) -> Callable[..., Any]:
