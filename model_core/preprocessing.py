@@ -8,21 +8,37 @@ its evaluation and serving, so that all see the same.
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 __all__ = ["fit", "resized", "upright", "upright_rgb"]
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels."""
 
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What the values of EXIF's Orientation ask for. Pillow's `exif_transpose` writes the description anew as well, which
+fails on what cameras put there against the standard."""
+
 STRIP_PIXELS = 2**20
 """A bigger image becomes RGB so many pixels at a time: on the way there each takes up to 16 bytes."""
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned in place as EXIF says."""
-    ImageOps.exif_transpose(image, in_place=True)
-    return image
+    """The image turned as EXIF or XMP says; itself, where they are absent or broken or say that it is upright."""
+    image.load()
+    try:
+        method = TURNED.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # parsers of damaged files raise nearly everything; the pixels are fine
+        return image
+    return image if method is None else image.transpose(method)
 
 
 def _flat(image: Image.Image) -> Image.Image:
@@ -36,7 +52,7 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Both: an image that is RGB already is turned in place and returned itself."""
+    """The whole image, upright and in RGB; itself, where it is both already."""
     return _flat(upright(image))
 
 

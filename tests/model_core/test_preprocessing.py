@@ -1,12 +1,14 @@
 """Resizing and cropping equal torchvision's, which is what published figures are measured with; training and serving
 see the same pixels of any kind of image."""
 
+import io
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from model_core.package import Preprocessing
@@ -48,6 +50,49 @@ def test_an_image_is_turned_flattened_and_scaled() -> None:
     assert upright_rgb(half).getpixel((0, 0)) == (224, 204, 204)
     deep = Image.fromarray(np.array([[0, 255, 256, 65_535]], np.uint16))
     assert np.asarray(upright_rgb(deep))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def turned(identifier: int, kind: int, count: int, value: bytes, *values: int) -> bytes:
+    """EXIF of a picture that is shown turned by 90 degrees, with another tag, which may point to values."""
+    tags = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), struct.pack(">HHI4s", identifier, kind, count, value)
+    head = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(tags))
+    return head + b"".join(sorted(tags)) + bytes(4) + struct.pack(f">{len(values)}i", *values)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "description",
+    [
+        pytest.param(turned(0x0102, 11, 1, struct.pack(">f", 1.5)), id="a float where a whole number is due"),
+        pytest.param(turned(0x0103, 9, 1, struct.pack(">i", -70_000)), id="a negative number"),
+        pytest.param(turned(0x0101, 6, 1, b"\xfb\0\0\0"), id="a negative byte"),
+        pytest.param(turned(0x0100, 2, 4, b"abc\0"), id="a text where a number is due"),
+        pytest.param(turned(0x011A, 10, 1, struct.pack(">I", 38), -72, 1), id="a negative ratio"),
+    ],
+)
+def test_a_picture_is_turned_whatever_else_its_camera_says(description: bytes, kind: str) -> None:
+    file, options = io.BytesIO(), {"lossless": True} if kind == "WEBP" else {}
+    picture(3, 2).save(file, kind, exif=description, **options)
+    stored = np.asarray(Image.open(file).convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(upright_rgb(Image.open(file))), np.rot90(stored, k=-1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("description", [b"Exif\0\0", b"Exif\0\0garbage", b"no EXIF at all"])
+def test_a_broken_description_leaves_the_picture_as_it_is(description: bytes, kind: str) -> None:
+    file = io.BytesIO()
+    picture(3, 2).save(file, kind, exif=description)
+    np.testing.assert_array_equal(
+        np.asarray(upright_rgb(Image.open(file))), np.asarray(Image.open(file).convert("RGB"))
+    )
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_every_orientation_is_the_one_that_pillow_shows(value: int) -> None:
+    image = picture(3, 2)
+    image.getexif()[0x0112] = value
+    shown = ImageOps.exif_transpose(image)
+    np.testing.assert_array_equal(np.asarray(upright_rgb(image)), np.asarray(shown))
 
 
 @pytest.mark.parametrize("size", [(1500, 1000), (1000, 1500), (40_000, 40), (40, 40_000)])
