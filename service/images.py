@@ -106,6 +106,8 @@ class Decoder:
         self._plain_size = (self._height, self._width) if min(self._height, self._width) == self._shorter_side else None
         self._small = self._height * self._width <= SMALL_PIXELS
         Image.init()  # Pillow would load its parsers while the first request waits
+        if Image.MAX_IMAGE_PIXELS is not None:  # its own limit, the process's, is not to be met before this one
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
         self._lane = _Lane(threads, max_waiting, "decode")
         self._big_lane = _Lane(1, max_waiting, "decode-big")
         levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)  # (256, 1)

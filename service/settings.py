@@ -97,7 +97,9 @@ class Settings(BaseSettings):
         "kept: they risk a whole answer for a fraction of a point",
     )
     max_body_bytes: Count = Field(10 * 2**20, description="largest request body, bytes")
-    max_pixels: Count = Field(50_000_000, description="largest image, pixels")
+    max_pixels: Count = Field(
+        50_000_000, description="largest image, pixels; big ones are decoded one at a time, in up to 16 bytes a pixel"
+    )
     max_images: Count = Field(32, description="images in one request at most")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

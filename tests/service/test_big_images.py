@@ -67,6 +67,16 @@ def test_big_images_at_the_same_time_take_the_memory_of_one(
     assert float(measured) < bytes_a_pixel + 3
 
 
+def test_more_pixels_are_read_than_pillow_takes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards
+    file = io.BytesIO()
+    Image.new("L", (14_000, 13_000), 255).save(file, "JPEG")
+    preprocessing = Preprocessing(resize_shorter_side=32, mean=(0, 0, 0), std=(1, 1, 1))
+    decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=400_000_000, threads=1, max_waiting=1)
+    np.testing.assert_allclose(decoder.read(file.getvalue()), 1, atol=0.01)
+    decoder.close()
+
+
 @pytest.mark.anyio
 async def test_a_small_image_does_not_wait_behind_big_ones(decoder: Decoder) -> None:
     big, small = png(Image.new("RGB", (3000, 3000))), png(Image.new("RGB", (400, 400)))
