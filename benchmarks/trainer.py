@@ -167,7 +167,7 @@ def _random_images(config: TrainConfig, device: torch.device) -> ImageDataset:
     images = 4 * config.batch_size
     pixels = torch.randint(256, (images, *spec.input_shape), generator=random, dtype=torch.uint8).to(device)
     labels = torch.randint(spec.classes, (images,), generator=random).to(device)
-    preprocessing = Preprocessing(resize_shorter_side=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    preprocessing = Preprocessing(resize_to_cover=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     split = DeviceImages(pixels, labels, preprocessing)
     names = tuple(str(label) for label in range(spec.classes))
     return ImageDataset(train=split, held_out=split, test=split, class_names=names, preprocessing=preprocessing)

@@ -15,7 +15,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -38,6 +38,9 @@ WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
 
+Side = Annotated[int, Field(ge=1)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,13 +55,22 @@ class FileDigest(_Strict):
 class Preprocessing(_Strict):
     """From a decoded RGB image to the network's input.
 
-    The shorter side is resized to `resize_shorter_side` pixels, the centre of the spec's height and width
-    is cut out, values are scaled to 0..1, then `(value - mean) / std` per channel.
+    It is resized in proportion until it just covers `resize_to_cover` (height, width), the centre of the spec's
+    height and width is cut out, values are scaled to 0..1, then `(value - mean) / std` per channel.
     """
 
-    resize_shorter_side: int = Field(ge=1)
+    resize_to_cover: tuple[Side, Side]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _square(cls, values: Any) -> Any:
+        """Older packages name what the shorter side becomes, whatever the input's shape: they cover a square."""
+        if isinstance(values, dict) and "resize_shorter_side" in values and "resize_to_cover" not in values:
+            values = dict(values)
+            values["resize_to_cover"] = (values.pop("resize_shorter_side"),) * 2
+        return values
 
 
 class EnsembleFigures(_Strict):

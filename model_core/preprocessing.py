@@ -56,20 +56,24 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return _flat(upright(image))
 
 
-def resized(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """(width, height) after the shorter side is resized to `shorter_side` pixels, rounded as torchvision's Resize."""
-    width, height = size
-    if width <= height:
-        return shorter_side, int(shorter_side * height / width)
-    return int(shorter_side * width / height), shorter_side
+def resized(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of an image that is resized until it just covers `cover` (height, width), in proportion.
 
-
-def fit(image: Image.Image, *, shorter_side: int, height: int, width: int) -> Image.Image:
-    """The shorter side resized (bilinear, antialiased), then the centre cut out, as torchvision's CenterCrop, in RGB.
-
-    An image that is RGB of that size already is returned untouched; height and width are at most `shorter_side`.
+    With a square, that is its shorter side resized to so many pixels; rounded as torchvision's Resize rounds.
     """
-    size = resized(image.size, shorter_side)
+    (width, height), (high, wide) = size, cover
+    if width * high <= height * wide:
+        return wide, int(wide * height / width)
+    return int(high * width / height), high
+
+
+def fit(image: Image.Image, *, cover: tuple[int, int], height: int, width: int) -> Image.Image:
+    """Resized until it just covers `cover` (height, width; bilinear, antialiased), then the centre cut out as by
+    torchvision's CenterCrop, in RGB.
+
+    An image that is RGB of that size already is returned untouched; height and width are at most those of `cover`.
+    """
+    size = resized(image.size, cover)
     if image.size != size:
         image = _resize(image, size)
     if image.size != (width, height):

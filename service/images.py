@@ -4,8 +4,8 @@ ones one at a time.
     decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=..., threads=..., max_waiting=...)
     x = await decoder.decode(data)        # (3, H, W) float32, normalised
 
-The result is what the model saw in evaluation: upright RGB, torchvision's Resize of the shorter side, CenterCrop,
-ToTensor and Normalize, without torchvision. An image whose shorter side already fits is not resampled. One thing is
+The result is what the model saw in evaluation: upright RGB, resized until it covers what the package says, then
+torchvision's CenterCrop, ToTensor and Normalize, without torchvision. An image that fits is not resampled. One thing is
 done that evaluation does not do: a JPEG far larger than the network's input is decoded at a smaller scale, which costs
 a fraction of the time and changes pixels slightly.
 
@@ -101,9 +101,10 @@ class Decoder:
         max_waiting: int,
     ) -> None:
         _, self._height, self._width = input_shape
-        self._shorter_side = preprocessing.resize_shorter_side
+        self._cover = preprocessing.resize_to_cover
         self._max_pixels = max_pixels
-        self._plain_size = (self._height, self._width) if min(self._height, self._width) == self._shorter_side else None
+        size = self._width, self._height
+        self._plain_size = (self._height, self._width) if resized(size, self._cover) == size else None
         self._small = self._height * self._width <= SMALL_PIXELS
         Image.init()  # Pillow would load its parsers while the first request waits
         if Image.MAX_IMAGE_PIXELS is not None:  # its own limit, the process's, is not to be met before this one
@@ -157,12 +158,12 @@ class Decoder:
 
     def _pixels(self, image: Image.Image) -> int:
         """Those of the image, or once it is resized if these are more: a thin strip grows."""
-        sizes = image.size, resized(image.size, self._shorter_side)
+        sizes = image.size, resized(image.size, self._cover)
         return max(width * height for width, height in sizes)
 
     def _input(self, image: Image.Image) -> NDArray[np.float32]:
-        shorter = self._shorter_side * DRAFT_FACTOR
-        image.draft(None, (shorter, shorter))
+        side = max(self._cover) * DRAFT_FACTOR  # a square, since it may be turned afterwards
+        image.draft(None, (side, side))
         return self._normalise(np.asarray(self._fit(upright(image))))
 
     def _plain(self, data: bytes) -> NDArray[np.uint8] | None:
@@ -209,8 +210,8 @@ class Decoder:
 
     def _fit(self, image: Image.Image) -> Image.Image:
         # A thin strip would grow without bound.
-        self._check_size(*resized(image.size, self._shorter_side))
-        return fit(image, shorter_side=self._shorter_side, height=self._height, width=self._width)
+        self._check_size(*resized(image.size, self._cover))
+        return fit(image, cover=self._cover, height=self._height, width=self._width)
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:

@@ -72,7 +72,7 @@ def exported(model: HierarchicalEnsemble, root: Path) -> Path:
         name=root.name,
         version="test",
         class_names=[f"class {index}" for index in range(model.spec.classes)],
-        preprocessing=Preprocessing(resize_shorter_side=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26)),
+        preprocessing=Preprocessing(resize_to_cover=(32, 32), mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26)),
         table=table,
         evaluated_on="nothing: seeded random weights",
         training={"loss": "none"},

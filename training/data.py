@@ -85,14 +85,14 @@ def load_dataset(config: TrainConfig, *, size: tuple[int, int], device: torch.de
     if min(size) <= SMALL:
         parts = [_pixels(listing, size) for listing in listings]
         mean, std = _statistics(parts[0])
-        preprocessing = Preprocessing(resize_shorter_side=max(size), mean=mean, std=std)
+        preprocessing = Preprocessing(resize_to_cover=size, mean=mean, std=std)
         splits = [
             DeviceImages(pixels.to(device), torch.tensor(listing.labels, device=device), preprocessing)
             for pixels, listing in zip(parts, listings, strict=True)
         ]
     else:
-        shorter_side = round(max(size) * 256 / 224)
-        preprocessing = Preprocessing(resize_shorter_side=shorter_side, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        cover = round(size[0] * 256 / 224), round(size[1] * 256 / 224)
+        preprocessing = Preprocessing(resize_to_cover=cover, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         splits = []
         for listing in listings:
             if isinstance(listing.sources, np.ndarray):
@@ -197,7 +197,7 @@ def _pixels(listing: _Listing, size: tuple[int, int]) -> Tensor:
         pixels = np.empty((len(listing.labels), height, width, 3), np.uint8)
         with bar("reading images", total=len(pixels), keep=False) as progress:
             for index, image in enumerate(images):
-                pixels[index] = fit(image, shorter_side=max(size), height=height, width=width)
+                pixels[index] = fit(image, cover=size, height=height, width=width)
                 progress.update()
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 

@@ -102,7 +102,7 @@ class FileImages(Images):
         ]
         self._training = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *to_float])
         height, width = size
-        centre = partial(fit, shorter_side=preprocessing.resize_shorter_side, height=height, width=width)
+        centre = partial(fit, cover=preprocessing.resize_to_cover, height=height, width=width)
         self._evaluation = v2.Compose([centre, *to_float])
 
     def _training_batches(self, batches: Tensor, *, seed: int, epoch: int, start: int) -> Iterator[Batch]:

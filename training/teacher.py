@@ -60,7 +60,7 @@ def load_teacher(
 def _alike(one: Preprocessing, other: Preprocessing) -> bool:
     """Whether two networks can see the same pixels; statistics of other training images differ a little."""
     pairs = zip((*one.mean, *one.std), (*other.mean, *other.std), strict=True)
-    return one.resize_shorter_side == other.resize_shorter_side and all(abs(a - b) < TOLERANCE for a, b in pairs)
+    return one.resize_to_cover == other.resize_to_cover and all(abs(a - b) < TOLERANCE for a, b in pairs)
 
 
 def _digest(folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from model_core.errors import PackageError
-from model_core.package import Package
+from model_core.package import Package, Preprocessing
 
 
 @pytest.fixture
@@ -35,6 +35,12 @@ def test_a_package_is_identified_by_its_content(package: Path) -> None:
     before = Package.load(package).sha256
     edit(package, version="another")
     assert Package.load(package).sha256 != before
+
+
+def test_a_package_of_before_resizes_the_shorter_side_still(package: Path) -> None:
+    colours = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    edit(package, preprocessing={"resize_shorter_side": 36} | colours)
+    assert Package.load(package).manifest.preprocessing == Preprocessing(resize_to_cover=(36, 36), **colours)
 
 
 def test_a_missing_manifest(tmp_path: Path) -> None:

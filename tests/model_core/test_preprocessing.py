@@ -27,18 +27,34 @@ def picture(width: int, height: int) -> Image.Image:
 def test_it_equals_resize_and_centre_crop(size: tuple[int, int], target: tuple[int, int]) -> None:
     height, width = target
     expected = Compose([Resize(32), CenterCrop(target)])(picture(*size))
-    ours = fit(picture(*size), shorter_side=32, height=height, width=width)
+    ours = fit(picture(*size), cover=(32, 32), height=height, width=width)
     assert ours.size == (width, height)
     np.testing.assert_array_equal(np.asarray(ours), np.asarray(expected))
 
 
-def test_an_image_that_fits_is_returned_untouched() -> None:
-    image = picture(32, 32)
-    assert fit(image, shorter_side=32, height=32, width=32) is image
+@pytest.mark.parametrize("size", [(64, 32), (32, 32), (130, 60), (57, 101), (500, 375), (20, 300), (300, 20)])
+@pytest.mark.parametrize("target", [(32, 64), (64, 32), (24, 31)])
+@pytest.mark.parametrize("margin", [1, 256 / 224])
+def test_as_much_of_an_image_is_seen_as_the_input_has_room_for(
+    size: tuple[int, int], target: tuple[int, int], margin: float
+) -> None:
+    """torchvision's Resize takes a square's side; of other shapes each side is given, the least that covers them."""
+    (width, height), cover = size, (round(target[0] * margin), round(target[1] * margin))
+    scale = max(cover[0] / height, cover[1] / width)
+    covering = [max(least, int(scale * side + 1e-9)) for side, least in zip((height, width), cover, strict=True)]
+    expected = Compose([Resize(covering), CenterCrop(target)])(picture(*size))
+    ours = fit(picture(*size), cover=cover, height=target[0], width=target[1])
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(expected))
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 64), (64, 32)])
+def test_an_image_that_fits_is_returned_untouched(height: int, width: int) -> None:
+    image = picture(width, height)
+    assert fit(image, cover=(height, width), height=height, width=width) is image
 
 
 def test_the_size_is_known_before_anything_is_resized() -> None:
-    assert resized((30_000, 10), 32) == (96_000, 32)
+    assert resized((30_000, 10), (32, 32)) == (96_000, 32)
 
 
 def test_an_image_is_turned_flattened_and_scaled() -> None:
@@ -99,19 +115,19 @@ def test_every_orientation_is_the_one_that_pillow_shows(value: int) -> None:
 def test_a_big_image_is_fitted_as_its_whole_in_rgb_is(size: tuple[int, int]) -> None:
     image = picture(*size).quantize(16)
     image.info["transparency"] = bytes(range(0, 256, 16))
-    whole = fit(upright_rgb(image.copy()), shorter_side=32, height=32, width=32)
-    assert fit(upright(image), shorter_side=32, height=32, width=32) == whole
+    whole = fit(upright_rgb(image.copy()), cover=(32, 32), height=32, width=32)
+    assert fit(upright(image), cover=(32, 32), height=32, width=32) == whole
 
 
 @pytest.mark.parametrize("size", [(1500, 1000), (1000, 3000)])
 def test_a_big_image_is_resized_as_torchvision_does_but_for_a_level(size: tuple[int, int]) -> None:
     image = picture(*size)
-    ours, expected = fit(image, shorter_side=32, height=32, width=32), CenterCrop(32)(Resize(32)(image))
+    ours, expected = fit(image, cover=(32, 32), height=32, width=32), CenterCrop(32)(Resize(32)(image))
     np.testing.assert_allclose(np.asarray(ours, int), np.asarray(expected, int), atol=1)
 
 
 @pytest.mark.parametrize(
-    "kind", ["turned.png", "turned.jpg", "transparent.png", "palette.gif", "16 bit.png", "plain.bmp"]
+    "kind", ["turned.png", "turned.jpg", "transparent.png", "palette.gif", "16 bit.png", "plain.bmp", "plain.jpg"]
 )
 def test_training_and_serving_see_the_same_pixels(kind: str, tmp_path: Path) -> None:
     image, path = picture(40, 36), tmp_path / kind
@@ -128,9 +144,11 @@ def test_training_and_serving_see_the_same_pixels(kind: str, tmp_path: Path) -> 
         image = Image.fromarray(np.random.default_rng(0).integers(0, 65_536, (36, 40), np.uint16))
     image.save(path, **options)
 
-    preprocessing = Preprocessing(resize_shorter_side=32, mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))
-    decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=10_000, threads=1, max_waiting=1)
-    served = decoder.read(path.read_bytes())
-    decoder.close()
-    trained = np.asarray(fit(open_image(path), shorter_side=32, height=32, width=32))
-    np.testing.assert_allclose(served.transpose(1, 2, 0), trained, atol=1e-3)
+    for height, width in (32, 32), (36, 40), (24, 48):
+        cover = height, width
+        preprocessing = Preprocessing(resize_to_cover=cover, mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))
+        decoder = Decoder(preprocessing, (3, height, width), max_pixels=10_000, threads=1, max_waiting=1)
+        served = decoder.read(path.read_bytes())
+        decoder.close()
+        trained = np.asarray(fit(open_image(path), cover=cover, height=height, width=width))
+        np.testing.assert_allclose(served.transpose(1, 2, 0), trained, atol=1e-3)

@@ -27,7 +27,7 @@ def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 
 async def main():
-    preprocessing = Preprocessing(resize_shorter_side=32, mean=(0, 0, 0), std=(1, 1, 1))
+    preprocessing = Preprocessing(resize_to_cover=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
     decoder = Decoder(preprocessing, (3, 32, 32), max_pixels={SIDE**2}, threads=2, max_waiting=8)
     data, before = pathlib.Path(sys.argv[1]).read_bytes(), peak()
     await asyncio.gather(*(decoder.decode(data) for _ in range(4)))
@@ -41,7 +41,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
-    preprocessing = Preprocessing(resize_shorter_side=32, mean=(0, 0, 0), std=(1, 1, 1))
+    preprocessing = Preprocessing(resize_to_cover=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
     decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=SIDE**2, threads=1, max_waiting=16)
     yield decoder
     decoder.close()
@@ -71,7 +71,7 @@ def test_more_pixels_are_read_than_pillow_takes_by_itself(monkeypatch: pytest.Mo
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards
     file = io.BytesIO()
     Image.new("L", (14_000, 13_000), 255).save(file, "JPEG")
-    preprocessing = Preprocessing(resize_shorter_side=32, mean=(0, 0, 0), std=(1, 1, 1))
+    preprocessing = Preprocessing(resize_to_cover=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
     decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=400_000_000, threads=1, max_waiting=1)
     np.testing.assert_allclose(decoder.read(file.getvalue()), 1, atol=0.01)
     decoder.close()

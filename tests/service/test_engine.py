@@ -222,7 +222,7 @@ def test_independent_networks_read_the_image_again(tmp_path: Path) -> None:
         name="independent",
         version="test",
         class_names=[str(index) for index in range(10)],
-        preprocessing=Preprocessing(resize_shorter_side=32, mean=(0, 0, 0), std=(1, 1, 1)),
+        preprocessing=Preprocessing(resize_to_cover=(32, 32), mean=(0, 0, 0), std=(1, 1, 1)),
         table=[
             EnsembleFigures(ensemble_size=size, flops=flops[size], accuracy=0.5, nll=1, ece=0, temperature=1)
             for size in (1, 2)

@@ -22,7 +22,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
 
 def decoder_for(side: int, *, resize: int | None = None, max_pixels: int = 2_000_000, max_waiting: int = 8) -> Decoder:
-    preprocessing = Preprocessing(resize_shorter_side=resize or side, mean=MEAN, std=STD)
+    preprocessing = Preprocessing(resize_to_cover=(resize or side,) * 2, mean=MEAN, std=STD)
     return Decoder(preprocessing, (3, side, side), max_pixels=max_pixels, threads=1, max_waiting=max_waiting)
 
 

@@ -121,7 +121,7 @@ def test_large_images_are_augmented_for_training_only(image_folder: Path) -> Non
     assert labels.shape == (4,)
     other, _ = next(data.train.training_batches(4, seed=1, epoch=0))
     assert not images.equal(other)
-    assert data.preprocessing.resize_shorter_side == 91
+    assert data.preprocessing.resize_to_cover == (91, 91)
     first, second = (torch.cat([x for x, _ in data.test.evaluation_batches(5)]) for _ in range(2))
     assert first.shape == (24, 3, 80, 80)
     assert first.equal(second)
@@ -142,11 +142,26 @@ def test_images_of_other_sizes_and_modes_are_resized_and_converted(copied_folder
 def test_an_input_that_is_wider_than_high_is_cut_out_of_the_images(image_folder: Path) -> None:
     config = TrainConfig(dataset="folder", data=image_folder).resolved()
     data = load_dataset(config, size=(16, 24), device=CPU)
-    assert data.preprocessing.resize_shorter_side == 24
+    assert data.preprocessing.resize_to_cover == (16, 24)
     images, _ = next(iter(data.test.evaluation_batches(4)))
     black = -torch.tensor(data.preprocessing.mean) / torch.tensor(data.preprocessing.std)
     assert images.shape == (4, 3, 16, 24)
     assert not torch.isclose(images, black[:, None, None]).all(1).any(), "no border was added"
+
+
+@pytest.mark.parametrize("height", [16, 80])
+def test_an_input_that_is_wider_than_high_sees_as_wide_images_to_their_edges(height: int, tmp_path: Path) -> None:
+    image = Image.new("RGB", (64, 32))
+    image.paste("white", (0, 0, 8, 32))
+    image.paste("white", (56, 0, 64, 32))
+    for folder in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("1.png", "2.png"):
+            image.save(tmp_path / folder / name)
+    config = TrainConfig(dataset="folder", data=tmp_path, workers=0).resolved()
+    images, _ = next(iter(load_dataset(config, size=(height, 2 * height), device=CPU).test.evaluation_batches(1)))
+    row = images[0, 0, height // 2]
+    assert row[0] == row[-1] > row[height]
 
 
 def test_a_missing_folder_says_what_is_expected(tmp_path: Path) -> None:
