@@ -2,6 +2,9 @@
 
 The app sees a request only when its task has its turn on the event loop: measured under load, a fifth to a third of a
 millisecond later in the median and a whole one in one of a hundred. Deadlines count from when it was read.
+
+An offer to go on in another protocol (h2c, from Java's client and `curl --http2`) is not taken up, and the request is
+served as any other. httptools by itself takes what follows such a head, the request's body, for the other protocol.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -23,10 +27,46 @@ __all__ = ["StampingProtocol", "server_config"]
 class StampingProtocol(HttpToolsProtocol):
     """Leaves the instant (monotonic seconds) in the state of a request's scope."""
 
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(memoryview(data))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the latter is left of a CONNECT
+            self.logger.warning(fault := "Invalid HTTP request received.")
+            self.send_400_response(fault)
+
     def on_headers_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
+        if self.parser.should_upgrade():
+            return
         self.scope["state"][READ_AT] = time.monotonic()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See `httptools.HttpRequestParser`."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _parse(self, data: memoryview) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:  # raised at the end of its head
+                data = data[offer.args[0] :]
+            head = self._head_without_offer()
+            # A new one: after a head that also says `close`, or is HTTP/1.0, this one reads nothing more.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
+            self.parser.feed_data(head)
+
+    def _head_without_offer(self) -> bytes:
+        """The head that was read last, as if no upgrade were offered."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
 
 def server_config(app: Callable[..., Any], settings: Settings, **more: Any) -> Config:
@@ -34,6 +74,7 @@ def server_config(app: Callable[..., Any], settings: Settings, **more: Any) -> C
     return Config(
         app,
         http=StampingProtocol,
+        ws="none",
         host=settings.host,
         port=settings.port,
         log_config=None,

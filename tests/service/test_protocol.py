@@ -1,4 +1,4 @@
-"""When a request came is when the server read it, not when its task had its turn."""
+"""When a request came is when the server read it, not when its task had its turn. And what becomes of connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.arrival import Arrival, Head
 from service.protocol import server_config
@@ -22,6 +24,7 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
 BUSY = 0.5
 """Seconds that a request keeps the event loop from all others."""
 SETTINGS = Settings.model_validate({})
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 
 
 async def busy(scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,10 +35,16 @@ async def busy(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive)
+    body = await request.body()
+    await PlainTextResponse(b"%b %b %b\n" % (scope["method"].encode(), scope["raw_path"], body))(scope, receive, send)
+
+
 @asynccontextmanager
-async def serving(heads: list[Head]) -> AsyncIterator[uvicorn.Server]:
-    """A server of `busy`, with the configuration of ours; the heads of its requests are added when they are over."""
-    app = Arrival(busy, clock=time.monotonic, waited=lambda: 0.0, on_end=lambda path, head, seconds: heads.append(head))
+async def serving(heads: list[Head], app: ASGIApp = busy) -> AsyncIterator[uvicorn.Server]:
+    """A server of an app, with the configuration of ours; the heads of its requests are added when they are over."""
+    app = Arrival(app, clock=time.monotonic, waited=lambda: 0.0, on_end=lambda path, head, seconds: heads.append(head))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(server_config(app, SETTINGS, lifespan="off"))
         task = asyncio.create_task(server.serve(sockets=[listening]))
@@ -81,3 +90,48 @@ async def test_a_head_that_comes_in_pieces_has_come_with_its_last() -> None:
         await reader.read()
         writer.close()
     assert heads[0].arrived_at >= last
+
+
+@pytest.mark.parametrize("in_pieces", [False, True], ids=["at once", "in pieces"])
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"content-length: 5\r\n\r\nhello",
+        b"transfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2;a=b\r\nlo\r\n0\r\nafter: all\r\n\r\n",
+        b"connection: close\r\ncontent-length: 5\r\n\r\nhello",
+    ],
+    ids=["length", "chunks", "close"],
+)
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_an_upgrade_that_is_offered_costs_no_request_its_body(
+    version: bytes, framing: bytes, in_pieces: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = b"POST /a?b=c HTTP/%b\r\nhost: test\r\n%b%b" % (version, OFFER, framing)
+    stays = version == b"1.1" and b"close" not in framing
+    sent = request * 2 + REQUEST if stays else request
+    heads: list[Head] = []
+    async with serving(heads, echo) as server:
+        reader, writer = await connection(server)
+        before = time.monotonic()
+        for start in range(0, len(sent), step := 1 if in_pieces else len(sent)):
+            writer.write(sent[start : start + step])
+            await asyncio.sleep(0)
+        answer = await reader.read()
+        writer.close()
+    assert answer.count(b"HTTP/1.1 200 OK") == len(heads) == (3 if stays else 1)
+    assert answer.count(b"\r\n\r\nPOST /a hello\n") == (2 if stays else 1)
+    assert all(before <= head.arrived_at <= head.seen_at for head in heads)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("target", [b"test:80", b"/a"])
+async def test_a_tunnel_is_refused_and_nothing_after_it_is_read(target: bytes) -> None:
+    heads: list[Head] = []
+    async with serving(heads, echo) as server:
+        reader, writer = await connection(server)
+        writer.write(b"CONNECT %b HTTP/1.1\r\nhost: test\r\n\r\n%b" % (target, REQUEST))
+        answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert not heads
