@@ -12,20 +12,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.arrival import READ_AT
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 __all__ = ["StampingProtocol", "server_config"]
 
 
 class StampingProtocol(HttpToolsProtocol):
     """Leaves the instant (monotonic seconds) in the state of a request's scope."""
+
+    _running: RequestResponseCycle | None = None
+    """The request that was begun last. uvicorn itself knows the one that was read last, which may wait for others."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -47,6 +60,10 @@ class StampingProtocol(HttpToolsProtocol):
         """See `httptools.HttpRequestParser`."""
         if not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _parse(self, data: memoryview) -> None:
         while True:

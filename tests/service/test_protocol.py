@@ -135,3 +135,29 @@ async def test_a_tunnel_is_refused_and_nothing_after_it_is_read(target: bytes) -
     assert answer.startswith(b"HTTP/1.1 400")
     assert answer.count(b"HTTP/1.1") == 1
     assert not heads
+
+
+async def test_a_client_that_leaves_takes_along_the_request_that_others_wait_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun = asyncio.Event()
+
+    async def patient(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await PlainTextResponse("too late")(scope, receive, send)
+
+    heads: list[Head] = []
+    async with serving(heads, patient) as server:
+        _, writer = await connection(server)
+        writer.write(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n" * 2)
+        async with asyncio.timeout(10):
+            await begun.wait()
+            while not any(getattr(taken, "pipeline", None) for taken in server.server_state.connections):
+                await asyncio.sleep(0.01)
+            writer.transport.abort()
+            while not heads:
+                await asyncio.sleep(0.01)
+    assert len(heads) == 1, "and the other was never begun"
+    assert not caplog.records
