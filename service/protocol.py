@@ -9,6 +9,7 @@ served as any other. httptools by itself takes what follows such a head, the req
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -33,6 +34,11 @@ class StampingProtocol(HttpToolsProtocol):
     _running: RequestResponseCycle | None = None
     """The request that was begun last. uvicorn itself knows the one that was read last, which may wait for others."""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._close_if_idle()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         if self._running is not None:
@@ -48,6 +54,9 @@ class StampingProtocol(HttpToolsProtocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the latter is left of a CONNECT
             self.logger.warning(fault := "Invalid HTTP request received.")
             self.send_400_response(fault)
+            return
+        if self._running is None or self._running.response_complete:  # half a head, or a body after its answer
+            self._close_if_idle()
 
     def on_headers_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
@@ -64,6 +73,10 @@ class StampingProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _close_if_idle(self) -> None:
+        """Soon, unless something comes. uvicorn itself sees to that only when an answer ends, up to the next byte."""
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _parse(self, data: memoryview) -> None:
         while True:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
@@ -41,12 +42,17 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(b"%b %b %b\n" % (scope["method"].encode(), scope["raw_path"], body))(scope, receive, send)
 
 
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Before the body is read."""
+    await PlainTextResponse(b"no", 413)(scope, receive, send)
+
+
 @asynccontextmanager
-async def serving(heads: list[Head], app: ASGIApp = busy) -> AsyncIterator[uvicorn.Server]:
+async def serving(heads: list[Head], app: ASGIApp = busy, **config: Any) -> AsyncIterator[uvicorn.Server]:
     """A server of an app, with the configuration of ours; the heads of its requests are added when they are over."""
     app = Arrival(app, clock=time.monotonic, waited=lambda: 0.0, on_end=lambda path, head, seconds: heads.append(head))
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(server_config(app, SETTINGS, lifespan="off"))
+        server = uvicorn.Server(server_config(app, SETTINGS, lifespan="off", **config))
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             while not server.started:
@@ -161,3 +167,24 @@ async def test_a_client_that_leaves_takes_along_the_request_that_others_wait_beh
                 await asyncio.sleep(0.01)
     assert len(heads) == 1, "and the other was never begun"
     assert not caplog.records
+
+
+@pytest.mark.parametrize("sent", [b"", REQUEST[:20]], ids=["nothing", "half a head"])
+async def test_a_connection_that_asks_nothing_is_closed(sent: bytes) -> None:
+    async with serving([], timeout_keep_alive=1) as server:
+        reader, writer = await connection(server)
+        writer.write(sent)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_so_is_one_whose_body_came_after_its_answer() -> None:
+    async with serving([], refuse, timeout_keep_alive=1) as server:
+        reader, writer = await connection(server)
+        writer.write(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert (await reader.readuntil(b"\r\n\r\nno")).startswith(b"HTTP/1.1 413")
+            writer.write(b"hello")
+            assert await reader.read() == b""
+        writer.close()
