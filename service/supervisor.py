@@ -6,10 +6,12 @@ status is not 0.
 
     SIGTERM or Ctrl-C:  the engine answers everyone with what they have  ->  the API processes send these answers and
                         end  ->  the engine process ends
+    SIGHUP:             one API process after the other is replaced, unless the service was told to ignore it (nohup)
 """
 
 from __future__ import annotations
 
+import signal
 import time
 from functools import partial
 from multiprocessing import get_context
@@ -66,7 +68,10 @@ class Supervisor(Multiprocess):
         check_free(settings.host, settings.port)
         self._listening = config.bind_socket()
         self._listening.listen(config.backlog)  # so that who connects while an API process starts waits for it
+        inherited = signal.getsignal(signal.SIGHUP)
         super().__init__(config, [self._listening])
+        # From here the engine process and Python's resource tracker inherit it: a hangup is the supervisor's affair.
+        restart = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.status = 0
         self._drained = False
         self._settings = settings
@@ -78,6 +83,8 @@ class Supervisor(Multiprocess):
         )
         self._engine.start()
         theirs.close()
+        if inherited != signal.SIG_IGN:  # else it was started to outlive its terminal, by nohup
+            signal.signal(signal.SIGHUP, restart)
 
     def run(self) -> None:
         """Serve until told to end, or until it cannot go on."""

@@ -36,7 +36,8 @@ def create_worker(settings: Settings, address: str) -> FastAPI:
     what is served is one model.
     """
     configure_logging(settings)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the supervisor says who ends when
+    for everyones in (signal.SIGINT, signal.SIGHUP):  # they reach every process; the supervisor says who ends when
+        signal.signal(everyones, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="hne-parent", daemon=True).start()
     try:
         package = Package.load(settings.package)

@@ -27,6 +27,7 @@ pytestmark = [
 
 PATIENCE = 240
 """Seconds after which a test gives up: many, since a busy machine may take long to start a process."""
+NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from service import cli; cli.main()"
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ class Running:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [int(child) for child in children if b"resource_tracker" not in _read(f"/proc/{child}/cmdline")]
 
-    def alive(self) -> list[str]:
+    def alive(self) -> set[int]:
         """What is left of its process group."""
-        stats = [_read(str(path)).rpartition(b")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
-        return [str(stat) for stat in stats if stat and int(stat[2]) == self.process.pid and stat[0] != b"Z"]
+        pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+        stats = {pid: _read(f"/proc/{pid}/stat").rpartition(b")")[2].split() for pid in pids}
+        return {pid for pid, stat in stats.items() if stat and int(stat[2]) == self.process.pid and stat[0] != b"Z"}
 
 
 async def gone(service: Running) -> None:
@@ -71,6 +73,11 @@ def _read(path: str) -> bytes:
         return Path(path).read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
+
+
+def _ignores_hangups(pid: int) -> bool:
+    (ignored,) = (line for line in _read(f"/proc/{pid}/status").splitlines() if line.startswith(b"SigIgn:"))
+    return bool(int(ignored.split()[1], 16) & 1 << signal.SIGHUP - 1)
 
 
 def _loads_the_runner(pid: int) -> bool:
@@ -177,6 +184,30 @@ async def test_a_killed_api_process_is_replaced(service: Running, photo: bytes) 
                 pass
             assert (await status(service.url, "/predict", photo))[0] == 200
     assert service.process.poll() is None
+
+
+async def test_a_hangup_replaces_the_api_processes_and_nothing_else(service: Running, photo: bytes) -> None:
+    before, apis = service.alive(), service.apis
+    os.killpg(service.process.pid, signal.SIGHUP)  # as when a terminal closes
+    async with asyncio.timeout(PATIENCE):
+        while len(service.apis) != 2 or service.apis & apis:
+            await asyncio.sleep(0)
+    assert (await status(service.url, "/predict", photo))[0] == 200
+    assert before - apis == service.alive() - service.apis
+
+
+async def test_started_by_nohup_it_outlives_its_terminal(tiny_package: Path, tmp_path: Path, photo: bytes) -> None:
+    flags = ("--api-processes", "1")
+    with launched(tiny_package, *flags, program=NOHUP, TMPDIR=str(tmp_path)) as process:
+        service = Running(wait_until_ready(process), process, tmp_path)
+        assert all(map(_ignores_hangups, service.alive()))
+        os.killpg(process.pid, signal.SIGHUP)
+        assert (await status(service.url, "/predict", photo))[0] == 200
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        await gone(service)
 
 
 async def test_without_the_engine_nobody_is_served_and_the_service_ends(services: list[Running], photo: bytes) -> None:
