@@ -121,6 +121,8 @@ class Supervisor(Multiprocess):
 
     def terminate_all(self) -> None:
         """Let the engine answer everyone before the API processes are told to end."""
+        # Once they have closed theirs, who connects is refused: here nobody would answer.
+        self._listening.close()
         if self._engine.is_alive() and not self._drained:
             self._engine.terminate()
             until = time.monotonic() + self._settings.drain_seconds + engine_process.FLUSH_SECONDS + END_SECONDS

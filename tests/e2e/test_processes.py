@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -115,6 +116,13 @@ def service(services: list[Running]) -> Running:
 async def stream(client: httpx.AsyncClient, photo: bytes) -> list[tuple[str, dict[str, object]]]:
     async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
         return [(event.event, event.json()) async for event in source.aiter_sse()]
+
+
+async def knock(host: str, port: int) -> NoReturn:
+    """Connect again and again."""
+    while True:
+        _, writer = await asyncio.open_connection(host, port)
+        writer.close()
 
 
 async def status(url: str, path: str, photo: bytes | None = None) -> tuple[int, str]:
@@ -255,6 +263,24 @@ async def test_told_to_end_it_answers_everyone_first(
     assert service.process.stderr.read() == ""
     await gone(service)
     assert not list(service.folder.iterdir())
+
+
+async def test_who_connects_while_the_last_answer_is_waited_for_is_refused(tiny_package: Path, tmp_path: Path) -> None:
+    flags = ("--api-processes", "2", "--drain-seconds", "30")
+    with launched(tiny_package, *flags, TMPDIR=str(tmp_path)) as process:
+        host, port = wait_until_ready(process).removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\nexpect: 100-continue\r\n"
+        writer.write(head + b"content-length: 1\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        process.terminate()
+        with pytest.raises(ConnectionRefusedError):
+            await knock(host, int(port))
+        assert process.poll() is None
+        writer.write(b"x")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 4")
+        writer.close()
+        assert process.wait(PATIENCE) == 0
 
 
 async def test_a_killed_supervisor_leaves_no_process_behind(services: list[Running]) -> None:
