@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
+from service.accept import EVENT_STREAM
 from service.access import SECURITY, Authorized, service_of
 from service.errors import ServiceError
 from service.lifecycle import Service
@@ -18,7 +19,7 @@ from service.problems import Problem, problem_of, problem_responses
 from service.schemas import Answer, Limits, ModelCard, ModelList, SizeFigures, StepTimes
 from service.state import EngineState
 from service.stream import EventStream, until_disconnect
-from service.submission import EVENT_STREAM, PARAMETERS, STREAM_PATH, Submission, submit, wants_stream
+from service.submission import PARAMETERS, STREAM_PATH, Submission, submit
 from service.upload import REQUEST_BODY
 
 __all__ = ["ROUTES"]
@@ -81,11 +82,12 @@ _answers = TypeAdapter(list[Answer | Problem])
 async def predict(request: Request) -> Response:
     """The deepest prediction that the budget allows.
 
-    With `Accept: text/event-stream` it refines before your eyes, as `/predict/stream`. Of several images, one without a
-    single network in time has a problem in its place of the list; the status is an error only if all have.
+    With `Accept: text/event-stream` it refines before your eyes, as `/predict/stream`; who takes JSON too gets what has
+    more weight, or comes first. Of several images, one without a single network in time has a problem in its place of
+    the list; the status is an error only if all have.
     """
     submission = await submit(request)
-    if wants_stream(request):
+    if submission.streams:
         return EventStream(submission)
     with submission:
         async with until_disconnect(request.receive, after=WATCH_FROM):

@@ -20,9 +20,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.accept import EVENT_STREAM
 from service.problems import CLIENT_LEFT, problem_of
 from service.schemas import StreamStart
-from service.submission import EVENT_STREAM, Submission
+from service.submission import Submission
 
 __all__ = ["EventStream", "until_disconnect"]
 

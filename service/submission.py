@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.datastructures import QueryParams
 
+from service.accept import Form, accepted_form
 from service.access import check_key
 from service.arrival import Head, head_of
 from service.delivery import Mailbox
@@ -33,10 +34,9 @@ from service.schemas import Answer, Options, Prediction
 from service.strain import URGENT_SECONDS
 from service.upload import has_options, read_upload
 
-__all__ = ["EVENT_STREAM", "PARAMETERS", "STREAM_PATH", "Submission", "submit", "wants_stream"]
+__all__ = ["PARAMETERS", "STREAM_PATH", "Submission", "submit"]
 
 DEFAULT_TOP_K = 5
-EVENT_STREAM = "text/event-stream"
 STREAM_PATH = "/predict/stream"
 TIMEOUT_HEADER = "x-request-timeout-ms"
 QUERIES = 256
@@ -76,6 +76,8 @@ class Submission:
     submitted_at: float
     mailboxes: list[Mailbox]
     is_list: bool
+    streams: bool
+    """Whether the answer is a stream of events."""
 
     def __enter__(self) -> Self:
         return self
@@ -118,11 +120,6 @@ class Submission:
         )
 
 
-def wants_stream(request: Request) -> bool:
-    """Whether the answer is to be a stream of events."""
-    return request.scope["path"].endswith(STREAM_PATH) or EVENT_STREAM in request.headers.get("accept", "")
-
-
 async def submit(request: Request) -> Submission:
     """Read, decode and hand over a request's images.
 
@@ -154,6 +151,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
     def instant(deadline_ms: float) -> float:
         return head.arrived_at + deadline_ms / 1e3 - service.reserve.of(deadline_ms / 1e3)
 
+    form = Form.STREAM if request.scope["path"].endswith(STREAM_PATH) else accepted_form(request.scope["headers"])
     options, turn_at, may_name_one = query, None, has_options(request)
     # A body that may name a deadline longer than the usual one has the time to say so.
     deadline_ms = due(query, default=None) if may_name_one else due(query)
@@ -161,8 +159,9 @@ async def _admitted(request: Request, service: Service) -> Submission:
     try:
         async with asyncio.timeout(_left(deadline, clock)) as timeout:
             upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
-            if upload.is_list and wants_stream(request):
+            if upload.is_list and form is Form.STREAM:
                 raise InvalidError({"body.images": "a stream answers one image"})
+            streams = form is not Form.JSON and not upload.is_list
             if may_name_one:
                 options = query if upload.options is None else query.merged(upload.options)
                 deadline_ms = due(options)
@@ -189,7 +188,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         min_confidence=options.min_confidence,
         priority=priority,
         refine=deadline_ms > 1e3 * URGENT_SECONDS or options.min_confidence == 1 or not service.strain.too_high,
-        every_size=wants_stream(request) if options.every_size is None else options.every_size,
+        every_size=streams if options.every_size is None else options.every_size,
     )
     submitted_at = clock()
     mailboxes: list[Mailbox] = []
@@ -213,6 +212,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         submitted_at=submitted_at,
         mailboxes=mailboxes,
         is_list=upload.is_list,
+        streams=streams,
     )
 
 
