@@ -79,6 +79,8 @@ async def read_upload(request: Request, *, max_bytes: int, max_images: int) -> U
             if str(error.detail).startswith("Too many files"):
                 raise InvalidError({"body.file": f"more than {max_images} images"}) from error
             raise MalformedError(f"the form cannot be read: {error.detail}") from error
+        except UnicodeError as error:  # Starlette is ready for text that its charset cannot read, not for any charset
+            raise MalformedError(f"the form cannot be read in its charset: {error}") from error
     if kind == "application/json":
         return _from_json(await request.body(), max_images)
     raise FormatError(

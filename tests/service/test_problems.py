@@ -114,6 +114,13 @@ async def test_bodies_that_are_not_what_they_say(client: httpx.AsyncClient, phot
         assert problem["type"].startswith("urn:hne:problem:")
 
 
+@pytest.mark.parametrize("charset", ["undefined", "punycode"])
+async def test_a_form_whose_charset_cannot_be_read_is_400(client: httpx.AsyncClient, charset: str) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="+"\r\n\r\n1\r\n--b--\r\n'
+    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+    check_problem(await client.post("/predict", content=part, headers=headers), 400)
+
+
 async def test_too_many_bytes_or_pixels_are_413(client: httpx.AsyncClient) -> None:
     async def chunks() -> Any:
         for _ in range(30):
