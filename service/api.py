@@ -37,6 +37,7 @@ class Direct(APIRoute):
 
 
 router = APIRouter()
+"""What is read: by GET, or by HEAD, as probes do."""
 predictions = APIRouter(route_class=Direct, tags=["predictions"])
 
 PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
@@ -119,6 +120,7 @@ async def predict_stream(request: Request) -> Response:
     return EventStream(await submit(request))
 
 
+@router.head("/v1/models", include_in_schema=False)
 @router.get(
     "/v1/models", summary="What is served, at which cost", responses=problem_responses(401, 503), tags=["models"]
 )
@@ -127,18 +129,21 @@ async def models(service: Authorized) -> ModelList:
     return ModelList(models=[_card(service, await service.engine.snapshot())])
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def playground() -> FileResponse:
     """A page to try it: drop an image, name a budget, watch the prediction refine."""
     return FileResponse(PLAYGROUND, headers={"Content-Security-Policy": PLAYGROUND_POLICY})
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Is the process alive?", tags=["operation"])
 async def healthz() -> dict[str, str]:
     """Answers as long as the event loop turns."""
     return {"status": "alive"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Can it take requests?", responses=problem_responses(503), tags=["operation"])
 async def readyz(service: Annotated[Service, Depends(service_of)]) -> dict[str, str]:
     """503 until the model is loaded and measured, and again while the service shuts down."""
@@ -146,6 +151,7 @@ async def readyz(service: Annotated[Service, Depends(service_of)]) -> dict[str, 
     return {"status": "ready"}
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get(
     "/metrics",
     summary="Prometheus metrics",

@@ -187,7 +187,10 @@ class Recorder:
 
     def exposition(self, accept: str) -> Exposition:
         """All metrics of the registry, in the text format of Prometheus or OpenMetrics."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # it compares the version that is asked for with numbers: `"1.0.0"`, `abc`
+            encode, content_type = choose_encoder("")
         return Exposition(encode(self.registry), content_type)
 
     # From the HTTP layer where a request is not admitted, from the engine where it was and never started

@@ -145,6 +145,21 @@ async def test_metrics_are_the_registrys(client: httpx.AsyncClient, photo: bytes
     assert "process_resident_memory_bytes" in response.text
 
 
+@pytest.mark.parametrize("version", ['"1.0.0"', "abc"])
+async def test_metrics_in_a_version_that_is_none_are_plain_text(client: httpx.AsyncClient, version: str) -> None:
+    accept = f"application/openmetrics-text; version={version}"
+    response = await client.get("/metrics", headers={"accept": accept})
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/v1/models"])
+async def test_what_can_be_read_can_be_probed(client: httpx.AsyncClient, path: str) -> None:
+    read, probed = await client.get(path), await client.head(path)
+    assert probed.status_code == read.status_code == 200
+    assert probed.headers["content-type"] == read.headers["content-type"]
+
+
 async def test_the_playground_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
     response = await client.get("/")
     assert response.headers["content-type"].startswith("text/html")
