@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
@@ -50,6 +52,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Within the block, SIGTERM and Ctrl-C end the server; uvicorn raises what came again where the block ends."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there it would kill a process that has ended as it was told to
+        with super().capture_signals():
+            yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, so that probes are answered, then wait for the model."""
