@@ -26,6 +26,7 @@ PREFIX = "HNE_"
 _ENGINE = EngineSettings()
 
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -66,8 +67,8 @@ class Settings(BaseSettings):
     )
     decode_threads: Count = Field(2, description="threads that decode images, in each of the API processes")
 
-    profile_seconds: float = Field(
-        _ENGINE.profile_seconds, gt=0, description="time to measure the steps at start-up, seconds"
+    profile_seconds: Seconds = Field(
+        _ENGINE.profile_seconds, description="time to measure the steps at start-up, seconds"
     )
 
     keep_profile: bool = Field(
@@ -76,7 +77,8 @@ class Settings(BaseSettings):
 
     max_active: Count = Field(_ENGINE.max_active, description="requests that hold activations at a time")
     max_waiting: Count = Field(
-        _ENGINE.max_waiting, description="requests that may wait for their first step; more get 503"
+        _ENGINE.max_waiting,
+        description="requests that may wait for their first step; more get 503. Each image of one is one",
     )
     max_batch: Count = Field(_ENGINE.max_batch, description="requests that share a step at most")
 
@@ -92,6 +94,7 @@ class Settings(BaseSettings):
     reply_ms: float = Field(
         1,
         ge=0,
+        allow_inf_nan=False,
         description="kept back from every deadline so that the answer arrives in time, milliseconds, up to half of "
         "it; beside it what answers are seen to take to leave, up to a quarter. From refinements four times as much is "
         "kept: they risk a whole answer for a fraction of a point",
@@ -105,7 +108,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys that clients must show, separated by commas; unset, anyone may ask (better not as a flag)"
     )
-    drain_seconds: float = Field(10, gt=0, description="time to answer the active requests at shutdown, seconds")
+    drain_seconds: Seconds = Field(10, description="time to answer the active requests at shutdown, seconds")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="least severe messages to print; info adds one line per request"
     )
@@ -124,6 +127,11 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if self.default_deadline_ms is not None and self.default_deadline_ms > self.max_deadline_ms:
             raise ValueError("default_deadline_ms is longer than max_deadline_ms")
+        if self.max_images > self.max_waiting:
+            raise ValueError(
+                f"max_images ({self.max_images}) is more than max_waiting ({self.max_waiting}): a request of so many "
+                "images would never be taken; lower max_images or raise max_waiting"
+            )
         return self
 
     @property

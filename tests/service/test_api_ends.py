@@ -165,7 +165,7 @@ async def test_a_client_that_leaves_frees_its_place(serving: Any, photo: bytes, 
 
 
 async def test_a_full_queue_says_when_to_come_back(serving: Any, photo: bytes) -> None:
-    async with serving(max_active=1, max_waiting=1) as served:
+    async with serving(max_active=1, max_waiting=1, max_images=1) as served:
         with served.brake.before(0):
             # One runs and one waits at most, so of three at least one finds the queue full.
             tasks = [asyncio.create_task(served.client.post("/predict", content=photo, headers=JPEG)) for _ in range(3)]
@@ -184,7 +184,7 @@ async def test_a_request_that_finds_the_decoders_full_is_one_refusal(
     serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big = io.BytesIO()
-    Image.new("RGB", (1400, 1400)).save(big, "PNG")
+    Image.new("RGB", (3000, 3000)).save(big, "PNG")
     submit, submitted = Delivery.submit, []
 
     def noted(delivery: Delivery, image: NDArray[np.float32], budget: Budget, **how: Any) -> Mailbox:
@@ -192,11 +192,15 @@ async def test_a_request_that_finds_the_decoders_full_is_one_refusal(
         return submit(delivery, image, budget, **how)
 
     monkeypatch.setattr(Delivery, "submit", noted)
-    async with serving(decode_threads=1, max_waiting=1) as served:
-        refused = await served.client.post("/predict", json={"images": [encoded(big.getvalue())] * 20})
-        assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:queue-full")
-        assert served.metric("hne_rejections_total", reason="queue_full") == 1
-        assert not submitted, "it was not the engine's queue that was full"
+    body = {"images": [encoded(big.getvalue())] * 4, "max_ensemble_size": 1}
+    async with serving(decode_threads=1, max_waiting=4, max_images=4) as served:
+        responses = await asyncio.gather(*(served.client.post("/predict", json=body) for _ in range(3)))
+        refused = [response for response in responses if response.is_error]
+        assert {(response.status_code, response.json()["type"]) for response in refused} == {
+            (503, "urn:hne:problem:queue-full")
+        }
+        assert served.metric("hne_rejections_total", reason="queue_full") == len(refused)
+        assert len(submitted) == 4 * (3 - len(refused)), "it was not the engine's queue that was full"
         assert (await served.client.post("/predict", content=photo, headers=JPEG)).status_code == 200
 
 

@@ -37,6 +37,10 @@ def test_help_shows_flag_environment_default_and_unit(capsys: pytest.CaptureFixt
         (["--max-batch", "0"], "--max-batch or HNE_MAX_BATCH"),
         (["--max-deadline-ms", "inf"], "finite"),
         (["--default-deadline-ms", "60000"], "longer than max_deadline_ms"),
+        (["--drain-seconds", "inf"], "--drain-seconds or HNE_DRAIN_SECONDS: .*less than or equal to 86400"),
+        (["--profile-seconds", "inf"], "--profile-seconds or HNE_PROFILE_SECONDS"),
+        (["--reply-ms", "inf"], "--reply-ms or HNE_REPLY_MS: .*finite"),
+        (["--max-waiting", "4"], r"max_images \(32\) is more than max_waiting \(4\)"),
         (["--log-level", "loud"], "'debug', 'info', 'warning' or 'error'"),
     ],
 )
