@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +18,7 @@ import httpx
 import pytest
 from httpx_sse import aconnect_sse
 
+from tests.e2e.running import PATIENCE, Running, gone, ignores_hangups, stopped
 from tests.e2e.servers import launched, wait_until_ready
 
 pytestmark = [
@@ -26,73 +26,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at the processes in /proc"),
 ]
 
-PATIENCE = 240
-"""Seconds after which a test gives up: many, since a busy machine may take long to start a process."""
 NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from service import cli; cli.main()"
-
-
-@dataclass(frozen=True)
-class Running:
-    """A service of several processes."""
-
-    url: str
-    process: subprocess.Popen[str]
-    folder: Path
-    """Where its temporary files are."""
-
-    @property
-    def engine(self) -> int:
-        """The process that has the runner loaded."""
-        (engine,) = (child for child in self._children() if _loads_the_runner(child))
-        return engine
-
-    @property
-    def apis(self) -> set[int]:
-        """The processes that serve HTTP."""
-        return {child for child in self._children() if not _loads_the_runner(child)}
-
-    def _children(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(child) for child in children if b"resource_tracker" not in _read(f"/proc/{child}/cmdline")]
-
-    def alive(self) -> set[int]:
-        """What is left of its process group."""
-        pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-        stats = {pid: _read(f"/proc/{pid}/stat").rpartition(b")")[2].split() for pid in pids}
-        return {pid for pid, stat in stats.items() if stat and int(stat[2]) == self.process.pid and stat[0] != b"Z"}
-
-
-async def gone(service: Running) -> None:
-    """Wait until none of its processes is left; Python's own resource tracker is the last, and needs a moment."""
-    async with asyncio.timeout(PATIENCE):
-        while service.alive():
-            await asyncio.sleep(0)
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
-
-
-def _ignores_hangups(pid: int) -> bool:
-    (ignored,) = (line for line in _read(f"/proc/{pid}/status").splitlines() if line.startswith(b"SigIgn:"))
-    return bool(int(ignored.split()[1], 16) & 1 << signal.SIGHUP - 1)
-
-
-def _loads_the_runner(pid: int) -> bool:
-    return b"onnxruntime" in _read(f"/proc/{pid}/maps")
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Within the block a process stands still."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +142,7 @@ async def test_started_by_nohup_it_outlives_its_terminal(tiny_package: Path, tmp
     flags = ("--api-processes", "1")
     with launched(tiny_package, *flags, program=NOHUP, TMPDIR=str(tmp_path)) as process:
         service = Running(wait_until_ready(process), process, tmp_path)
-        assert all(map(_ignores_hangups, service.alive()))
+        assert all(map(ignores_hangups, service.alive()))
         os.killpg(process.pid, signal.SIGHUP)
         assert (await status(service.url, "/predict", photo))[0] == 200
         process.terminate()
