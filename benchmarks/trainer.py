@@ -8,7 +8,6 @@ way of computing the forward pass, with the same weights:
 - plain: eager grouped convolutions on contiguous activations, as a trainer without any care;
 - channels-last: the same on channels-last activations;
 - products: that, with pointwise convolutions as batched matrix products over the groups;
-- subtrees: channels-last, and each subtree by a thread of its own (`model_core.subtrees`), what a CPU trains with;
 - group-major: the layout of `model_core.group_major`;
 - compiled: any of the last three through torch.compile; graphs: group-major so, in CUDA graphs.
 
@@ -60,7 +59,6 @@ EAGER = {
     "plain": Variant(channels_last=False),
     "channels-last": Variant(),
     "products": Variant(products=True),
-    "subtrees": Variant(computation=Computation(subtrees=True)),
 }
 COMPILED = {
     "compiled channels-last": Variant(computation=Computation(compiled=True)),
@@ -184,12 +182,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="steps per timing (default: 50)")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before (default: 10)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--variants",
-        choices=list(VARIANTS),
-        nargs="+",
-        help="default: all of the device",
-    )
+    parser.add_argument("--variants", choices=list(VARIANTS), nargs="+", help="default: all; graphs on a GPU only")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/trainer.json"))
     given = parser.parse_args()
     config = TrainConfig(
@@ -200,8 +193,7 @@ def main() -> None:
         threads=given.threads,
     ).resolved()
     device = device_of(config)
-    other = "subtrees" if device.type == "cuda" else "graphs"
-    possible = [name for name, variant in VARIANTS.items() if not getattr(variant.computation, other)]
+    possible = [name for name, variant in VARIANTS.items() if device.type == "cuda" or not variant.computation.graphs]
     variants = {name: VARIANTS[name] for name in given.variants or possible}
     with tempfile.TemporaryDirectory() as out:
         rows = measure(config, variants, steps=given.steps, warm_up=given.warm_up, repeats=given.repeats, out=Path(out))

@@ -1,6 +1,5 @@
 """Real models for tests, small and seeded."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,36 +24,6 @@ def calibrated_model(name: str, **changes: object) -> HierarchicalEnsemble:
     with torch.no_grad():
         model.train()(torch.randn(16, *model.spec.input_shape))
     return model.eval()
-
-
-def with_random_norms(name: str, branching: tuple[int, ...] | None = None) -> HierarchicalEnsemble:
-    """A seeded model in training mode whose residual branches are not zero as at the start of a training."""
-    torch.manual_seed(0)
-    model = build_model(architecture(name, branching=branching)).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, std=0.1)
-    return model
-
-
-def assert_trained_alike(
-    grouped: HierarchicalEnsemble,
-    other: HierarchicalEnsemble,
-    form: Callable[[torch.Tensor], torch.Tensor],
-    images: torch.Tensor,
-) -> None:
-    """A form of `other`, which has the weights of `grouped`, gives the outputs, gradients and statistics of that."""
-    expected, found = grouped(images), form(images)
-    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
-    weights = torch.randn_like(expected)
-    torch.autograd.backward((expected * weights).sum())
-    torch.autograd.backward((found * weights).sum())
-    for own, theirs in zip(grouped.parameters(), other.parameters(), strict=True):
-        assert own.grad is not None
-        torch.testing.assert_close(theirs.grad, own.grad, atol=1e-9, rtol=1e-7)
-    for own_buffer, their_buffer in zip(grouped.buffers(), other.buffers(), strict=True):
-        torch.testing.assert_close(their_buffer, own_buffer, atol=1e-9, rtol=1e-9)
 
 
 def exported(model: HierarchicalEnsemble, root: Path) -> Path:

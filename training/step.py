@@ -11,7 +11,6 @@ from torch import Tensor
 
 from model_core.group_major import GroupMajor
 from model_core.grouped import HierarchicalEnsemble
-from model_core.subtrees import Subtrees
 from training.config import TrainConfig
 from training.losses import objective, prefix_sizes
 
@@ -27,19 +26,15 @@ class Computation:
     """The layout of `model_core.group_major`."""
     graphs: bool = False
     """The compiled kernels in CUDA graphs: one launch forwards and one backwards."""
-    subtrees: bool = False
-    """The form of `model_core.subtrees`, with PyTorch's number of threads."""
 
     @classmethod
     def chosen(cls, config: TrainConfig, model: HierarchicalEnsemble, device: torch.device) -> Computation:
-        """Unless the user decides: eager on a CPU, compiled on a GPU. Where all of the model's layers have that form,
-        by subtrees on the one and group-major in graphs on the other, the fastest for the paper's networks (ledger,
-        2d)."""
+        """Unless the user decides: eager on a CPU, compiled on a GPU, and there group-major in graphs, the fastest for
+        the paper's networks (ledger, 2d), where all of the model's layers have that form."""
         on_gpu = device.type == "cuda"
         compiled = config.compile == "on" or (config.compile == "auto" and on_gpu)
         group_major = compiled and on_gpu and GroupMajor.supports(model)
-        subtrees = device.type == "cpu" and not compiled and Subtrees.supports(model, threads=torch.get_num_threads())
-        return cls(compiled=compiled, group_major=group_major, graphs=group_major, subtrees=subtrees)
+        return cls(compiled=compiled, group_major=group_major, graphs=group_major)
 
 
 class StepLoss:
@@ -59,8 +54,6 @@ class StepLoss:
     ) -> None:
         self._group_major = GroupMajor(model) if computation.group_major else None
         forward: Callable[[Tensor], Tensor] = self._group_major or model
-        if computation.subtrees:
-            forward = Subtrees(model, threads=torch.get_num_threads())
         sizes = prefix_sizes(model.tree.leaves, config.prefixes)
         taught_alike = teacher is None or GroupMajor.supports(teacher)
         teach: Callable[[Tensor], Tensor] | None = teacher

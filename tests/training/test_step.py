@@ -27,16 +27,13 @@ def model() -> HierarchicalEnsemble:
 
 @pytest.mark.parametrize("loss", ["i", "s", "boosted", "d", "hd"])
 @pytest.mark.parametrize("mixed", [False, True], ids=["labels", "probabilities"])
-@pytest.mark.parametrize("computation", [Computation(group_major=True), Computation(subtrees=True)], ids=["gpu", "cpu"])
-def test_the_layout_of_a_gpu_and_subtrees_do_not_change_it(
-    loss: str, mixed: bool, computation: Computation, model: HierarchicalEnsemble
-) -> None:
+def test_the_layout_of_a_gpu_does_not_change_it(loss: str, mixed: bool, model: HierarchicalEnsemble) -> None:
     config = TrainConfig.from_json(f'{{"loss": "{loss}", "precision": "float32", "label_smoothing": 0.1}}').resolved()
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
     targets = torch.nn.functional.one_hot(labels, 10) * 0.9 + 0.01 if mixed else labels
     other = deepcopy(model)
     plain = StepLoss(model, config, CPU, Computation())(images, targets)
-    found = StepLoss(other, config, CPU, computation)(images, targets)
+    found = StepLoss(other, config, CPU, Computation(group_major=True))(images, targets)
     torch.testing.assert_close(found, plain)
     assert [*map(int, counts(other))] == [*map(int, counts(model))] == [1] * len(counts(model))
 
@@ -70,7 +67,7 @@ def counts(model: HierarchicalEnsemble) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("compile_", "device", "expected"),
     [
-        ("auto", "cpu", Computation(subtrees=True)),
+        ("auto", "cpu", Computation()),
         ("on", "cpu", Computation(compiled=True)),
         ("auto", "cuda", Computation(compiled=True, group_major=True, graphs=True)),
         ("off", "cuda", Computation()),
@@ -83,10 +80,10 @@ def test_a_gpu_compiles_unless_told_otherwise(
     assert Computation.chosen(config, model, torch.device(device)) == expected
 
 
-def test_networks_of_other_layers_are_computed_as_they_are() -> None:
+def test_networks_of_other_layers_are_compiled_as_they_are() -> None:
     transformer = build_model(architecture("hne_transformer"))
-    assert Computation.chosen(TrainConfig(), transformer, torch.device("cuda")) == Computation(compiled=True)
-    assert Computation.chosen(TrainConfig(), transformer, CPU) == Computation()
+    chosen = Computation.chosen(TrainConfig(), transformer, torch.device("cuda"))
+    assert chosen == Computation(compiled=True)
 
 
 @pytest.mark.gpu
