@@ -86,7 +86,8 @@ def _accuracy_rows(lines: Sequence[Line], sizes: Sequence[int], protocol: Protoc
         cells = [_percent(line.accuracy(size)) if size in line.sizes else "" for size in sizes]
         rows.append([line.network, line.label, _seeds(line), *cells])
         config = line.planned[0].config
-        as_in_table_1 = not line.planned[0].others and config.branching is None and config.alpha == 0.5
+        weighed = config.alpha == 0.5 and config.weight_decay == protocol.base.weight_decay
+        as_in_table_1 = not line.planned[0].others and config.branching is None and weighed
         if protocol.benchmark is not None and as_in_table_1 and _is_papers(line):
             published = TABLE_1.get((protocol.benchmark, line.architecture, config.loss))
             if published is not None:
