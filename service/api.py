@@ -37,7 +37,7 @@ class Direct(APIRoute):
 
 
 router = APIRouter()
-"""What is read: by GET, or by HEAD, as probes do."""
+"""What is read."""
 predictions = APIRouter(route_class=Direct, tags=["predictions"])
 
 PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
@@ -120,7 +120,6 @@ async def predict_stream(request: Request) -> Response:
     return EventStream(await submit(request))
 
 
-@router.head("/v1/models", include_in_schema=False)
 @router.get(
     "/v1/models", summary="What is served, at which cost", responses=problem_responses(401, 503), tags=["models"]
 )
@@ -129,21 +128,18 @@ async def models(service: Authorized) -> ModelList:
     return ModelList(models=[_card(service, await service.engine.snapshot())])
 
 
-@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def playground() -> FileResponse:
     """A page to try it: drop an image, name a budget, watch the prediction refine."""
     return FileResponse(PLAYGROUND, headers={"Content-Security-Policy": PLAYGROUND_POLICY})
 
 
-@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Is the process alive?", tags=["operation"])
 async def healthz() -> dict[str, str]:
     """Answers as long as the event loop turns."""
     return {"status": "alive"}
 
 
-@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Can it take requests?", responses=problem_responses(503), tags=["operation"])
 async def readyz(service: Annotated[Service, Depends(service_of)]) -> dict[str, str]:
     """503 until the model is loaded and measured, and again while the service shuts down."""
@@ -151,7 +147,6 @@ async def readyz(service: Annotated[Service, Depends(service_of)]) -> dict[str, 
     return {"status": "ready"}
 
 
-@router.head("/metrics", include_in_schema=False)
 @router.get(
     "/metrics",
     summary="Prometheus metrics",
@@ -164,6 +159,9 @@ async def metrics(request: Request, service: Annotated[Service, Depends(service_
     text, content_type = await service.engine.exposition(request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})
 
+
+for _route in [route for route in router.routes if isinstance(route, APIRoute)]:  # by HEAD too, as probes do
+    router.add_api_route(_route.path, _route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 ROUTES = [*predictions.routes, *router.routes]
 """All of them, as the app's own: a router that is included costs each request a search of its own."""

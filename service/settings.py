@@ -77,8 +77,7 @@ class Settings(BaseSettings):
 
     max_active: Count = Field(_ENGINE.max_active, description="requests that hold activations at a time")
     max_waiting: Count = Field(
-        _ENGINE.max_waiting,
-        description="images that may wait for their first step; more get 503",
+        _ENGINE.max_waiting, description="images that may wait for their first step; more get 503"
     )
     max_batch: Count = Field(_ENGINE.max_batch, description="requests that share a step at most")
 

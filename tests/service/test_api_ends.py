@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import re
 from collections.abc import AsyncIterator
@@ -17,7 +16,7 @@ from PIL import Image
 
 from service.delivery import Delivery, Mailbox
 from service.request import Budget
-from tests.service.bodies import JPEG, encoded
+from tests.service.bodies import JPEG, encode, encoded
 
 pytestmark = pytest.mark.anyio
 
@@ -183,8 +182,7 @@ async def test_a_full_queue_says_when_to_come_back(serving: Any, photo: bytes) -
 async def test_a_request_that_finds_the_decoders_full_is_one_refusal(
     serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    big = io.BytesIO()
-    Image.new("RGB", (3000, 3000)).save(big, "PNG")
+    big = encode(Image.new("RGB", (3000, 3000)))
     submit, submitted = Delivery.submit, []
 
     def noted(delivery: Delivery, image: NDArray[np.float32], budget: Budget, **how: Any) -> Mailbox:
@@ -192,7 +190,7 @@ async def test_a_request_that_finds_the_decoders_full_is_one_refusal(
         return submit(delivery, image, budget, **how)
 
     monkeypatch.setattr(Delivery, "submit", noted)
-    body = {"images": [encoded(big.getvalue())] * 4, "max_ensemble_size": 1}
+    body = {"images": [encoded(big)] * 4, "max_ensemble_size": 1}
     async with serving(decode_threads=1, max_waiting=4, max_images=4) as served:
         responses = await asyncio.gather(*(served.client.post("/predict", json=body) for _ in range(3)))
         refused = [response for response in responses if response.is_error]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from PIL import Image
 
 from model_core.package import Preprocessing
 from service.images import Decoder
+from tests.service.bodies import encode
 
 SIDE = 4096
 
@@ -39,18 +39,16 @@ asyncio.run(main())
 """Prints the bytes of memory a pixel that four big images at the same time take."""
 
 
+def decoder_for(max_pixels: int) -> Decoder:
+    preprocessing = Preprocessing(resize_to_cover=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
+    return Decoder(preprocessing, (3, 32, 32), max_pixels=max_pixels, threads=1, max_waiting=16)
+
+
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
-    preprocessing = Preprocessing(resize_to_cover=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
-    decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=SIDE**2, threads=1, max_waiting=16)
+    decoder = decoder_for(SIDE**2)
     yield decoder
     decoder.close()
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -69,17 +67,15 @@ def test_big_images_at_the_same_time_take_the_memory_of_one(
 
 def test_more_pixels_are_read_than_pillow_takes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards
-    file = io.BytesIO()
-    Image.new("L", (14_000, 13_000), 255).save(file, "JPEG")
-    preprocessing = Preprocessing(resize_to_cover=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
-    decoder = Decoder(preprocessing, (3, 32, 32), max_pixels=400_000_000, threads=1, max_waiting=1)
-    np.testing.assert_allclose(decoder.read(file.getvalue()), 1, atol=0.01)
+    data = encode(Image.new("L", (14_000, 13_000), 255), "JPEG")
+    decoder = decoder_for(400_000_000)
+    np.testing.assert_allclose(decoder.read(data), 1, atol=0.01)
     decoder.close()
 
 
 @pytest.mark.anyio
 async def test_a_small_image_does_not_wait_behind_big_ones(decoder: Decoder) -> None:
-    big, small = png(Image.new("RGB", (3000, 3000))), png(Image.new("RGB", (400, 400)))
+    big, small = encode(Image.new("RGB", (3000, 3000))), encode(Image.new("RGB", (400, 400)))
     finished: list[bytes] = []
 
     async def decode(data: bytes) -> None:

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from model_core.package import Preprocessing
 from service.errors import FormatError, InvalidError, QueueFullError, TooLargeError
 from service.images import Decoder
+from tests.service.bodies import encode
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
@@ -31,12 +32,6 @@ def decoder() -> Iterator[Decoder]:
     decoder = decoder_for(32)
     yield decoder
     decoder.close()
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def noise(width: int = 32, height: int = 32, channels: int = 3) -> Image.Image:

@@ -54,9 +54,9 @@ class Conduct:
         """
         failed: TrainingError | ModelError | None = None
         end = None if self.max_seconds is None else self.clock() + self.max_seconds
-        for run in runs:  # data that cannot be used is told before hours of training
-            self._data(run.config)
         missing = [run for run in runs if self._record(run) is None]
+        for run in missing:  # data that cannot be used is told before hours of training
+            self._data(run.config)
         for number, run in enumerate(missing, len(runs) - len(missing) + 1):
             print(f"run {number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
             if fault := self._lacks(run):
