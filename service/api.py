@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +92,8 @@ async def predict(request: Request) -> Response:
     if submission.streams:
         return EventStream(submission)
     with submission:
-        async with until_disconnect(request.receive, after=WATCH_FROM):
+        known = all(mailbox.ended for mailbox in submission.mailboxes)
+        async with nullcontext() if known else until_disconnect(request.receive, after=WATCH_FROM):
             if submission.is_list:
                 return await _list(submission)
             refinement = await submission.mailboxes[0].answer()

@@ -22,7 +22,7 @@ from service.errors import ServiceError
 from service.request import Budget, StopReason, Ticket, Update
 from service.state import EngineState, FrontState
 
-__all__ = ["Admitted", "EngineClient", "Exposition", "Heard", "Listener", "RequestRecorder"]
+__all__ = ["Admitted", "EngineClient", "Exposition", "Heard", "Listener", "RequestRecorder", "Submitted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,14 @@ Heard = Admitted | Update
 
 Listener = Callable[[Sequence[tuple[Ticket, Heard]]], None]
 """Hears everything of one engine step at once, on the event loop."""
+
+
+class Submitted(NamedTuple):
+    """A request that was handed over."""
+
+    ticket: Ticket
+    news: Sequence[Heard]
+    """What is known of it already, which is not heard again."""
 
 
 class Exposition(NamedTuple):
@@ -69,8 +77,6 @@ class EngineClient(Protocol):
     """One engine, from the event loop that serves its clients."""
 
     clock: Callable[[], float]
-    admits_at_once: bool
-    """Whether the engine has taken a request when `submit` returns; `Admitted` is heard only where it is not so."""
 
     @property
     def failure(self) -> ServiceError | None:
@@ -96,11 +102,11 @@ class EngineClient(Protocol):
             StartingError, DrainingError, ServiceError: it does not.
         """
 
-    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Ticket:
+    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Submitted:
         """Hand over a normalised image (C, H, W), which must not change afterwards. It returns at once; with `at_once`
         possibly after a millisecond, in which a request that has the engine to itself is computed on the spot.
 
-        What the engine says to it is heard later: `Admitted` unless `admits_at_once`, or the refusal as a failure.
+        What the engine says to it is heard later, unless it is known already: `Admitted`, or the refusal as a failure.
 
         Raises:
             ServiceError: as that failure, where it is known already.

@@ -14,7 +14,7 @@ overruns makes no answer late that already holds a leaf.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -44,13 +44,16 @@ class Delivery:
             ServiceError: it is refused, and that is known already. Otherwise `Mailbox.admitted` tells.
         """
         # The loop runs `_sort` after this function at the earliest, so no update can miss its mailbox.
-        ticket = self._engine.submit(image, budget, at_once=at_once)
+        ticket, news = self._engine.submit(image, budget, at_once=at_once)
         mailbox = Mailbox(
-            budget, clock=self._engine.clock, recorder=self._engine.recorder, on_close=lambda: self._forget(ticket)
+            budget,
+            news,
+            clock=self._engine.clock,
+            recorder=self._engine.recorder,
+            on_close=lambda: self._forget(ticket),
         )
-        if self._engine.admits_at_once:
-            mailbox.put(Admitted())
-        self._mailboxes[ticket] = mailbox
+        if not mailbox.ended:
+            self._mailboxes[ticket] = mailbox
         return mailbox
 
     def _sort(self, heard: Sequence[tuple[Ticket, Heard]]) -> None:
@@ -66,13 +69,19 @@ class Delivery:
 
 
 class Mailbox:
-    """What one request has been told so far, on its event loop.
+    """What one request has been told so far, on its event loop: `news`, and what is `put` into it later.
 
     It hands out its final refinement once, and records the answer when it does.
     """
 
     def __init__(
-        self, budget: Budget, *, clock: Callable[[], float], recorder: RequestRecorder, on_close: Callable[[], None]
+        self,
+        budget: Budget,
+        news: Iterable[Heard] = (),
+        *,
+        clock: Callable[[], float],
+        recorder: RequestRecorder,
+        on_close: Callable[[], None],
     ) -> None:
         self._deadline = budget.deadline
         self._refining = True
@@ -88,7 +97,10 @@ class Mailbox:
         self._ended = asyncio.Event()
         self._answered = False
         self._timer: asyncio.Handle | None = None
-        self._wait_until(budget.refine_by, budget.deadline)
+        for each in news:
+            self.put(each)
+        if not self.ended:
+            self._wait_until(budget.refine_by, budget.deadline)
 
     @property
     def latest(self) -> Refinement | None:

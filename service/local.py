@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from threading import get_ident
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from model_core.package import Package
-from service.client import Exposition, Heard, Listener
+from service.client import Admitted, Exposition, Heard, Listener, Submitted
 from service.engine import Engine
 from service.errors import DrainingError, EngineLostError, ServiceError, StartingError
 from service.metrics import Recorder
@@ -28,6 +29,8 @@ RunnerFactory = Callable[[Package, Settings], Runner]
 
 logger = logging.getLogger(__name__)
 
+ADMITTED = Admitted()
+
 
 class LocalEngine:
     """An engine that `build` makes, in a thread, once it is started."""
@@ -35,11 +38,12 @@ class LocalEngine:
     def __init__(self, build: Callable[[], Engine], recorder: Recorder, *, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.recorder = recorder
-        self.admits_at_once = True
         self._build = build
         self._start_failure: ServiceError | None = None
         self._engine: Engine | None = None
         self._listener: Listener = lambda heard: None
+        self._here: list[tuple[Ticket, Heard]] | None = None
+        """What the engine says on the loop's own thread while a request is handed over."""
         self._draining = False
 
     @property
@@ -59,7 +63,7 @@ class LocalEngine:
 
     def attach(self, engine: Engine) -> None:
         """Serve with an engine that somebody else runs, or steps."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self._engine = engine
 
     def listen(self, listener: Listener) -> None:
@@ -73,9 +77,16 @@ class LocalEngine:
         if self._draining or self._running.draining:
             raise DrainingError
 
-    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Ticket:
+    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Submitted:
         """See `EngineClient.submit`; every refusal is known at once."""
-        return self._running.submit(image, budget, self._deliver, at_once=at_once)
+        heard = self._here = []
+        try:
+            ticket = self._running.submit(image, budget, self._deliver, at_once=at_once)
+        finally:
+            self._here = None
+        if others := [(whose, news) for whose, news in heard if whose is not ticket]:
+            self._loop.call_soon(self._hear, others)
+        return Submitted(ticket, [ADMITTED, *(news for whose, news in heard if whose is ticket)])
 
     def cancel(self, ticket: Ticket) -> None:
         """See `EngineClient.cancel`."""
@@ -121,7 +132,10 @@ class LocalEngine:
             self.attach(engine)
 
     def _deliver(self, heard: Sequence[tuple[Ticket, Heard]]) -> None:
-        """The engine's listener: called on its thread, once a step."""
+        """The engine's listener: called on its thread, once a step, or on the loop's for what `submit` brings about."""
+        if self._here is not None and get_ident() == self._thread:
+            self._here += heard
+            return
         try:
             self._loop.call_soon_threadsafe(self._hear, heard)
         except RuntimeError:

@@ -40,7 +40,7 @@ from service.channel.messages import (
 )
 from service.channel.questions import Answer, Questions
 from service.channel.reports import Reports
-from service.client import Admitted, Exposition, Heard, Listener
+from service.client import Admitted, Exposition, Heard, Listener, Submitted
 from service.errors import DrainingError, EngineBusyError, EngineLostError, QueueFullError, ServiceError, StartingError
 from service.request import Budget, Failure, Refinement, StopReason, Ticket
 from service.state import EngineState
@@ -77,7 +77,6 @@ class RemoteEngine:
         self.clock = clock
         self._on_useless = on_useless
         self.failure: ServiceError | None = None
-        self.admits_at_once = False
         self.recorder = Reports(self._send_notes)
         self._address = address
         self._sha256 = sha256
@@ -116,14 +115,14 @@ class RemoteEngine:
         if self._draining:
             raise DrainingError
 
-    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Ticket:
+    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Submitted:
         """See `EngineClient.submit`; the engine is elsewhere, `at_once` or not."""
         self.check_ready()
         ticket = Ticket(next(self._numbers))
         if not self._send(Submit(ticket.number, budget), np.ascontiguousarray(image, np.float32)):
             raise QueueFullError(RETRY_AFTER)
         self._active[ticket.number] = ticket, None
-        return ticket
+        return Submitted(ticket, ())
 
     def cancel(self, ticket: Ticket) -> None:
         """See `EngineClient.cancel`."""

@@ -202,7 +202,7 @@ async def test_a_client_that_is_alone_is_computed_on_the_event_loop(
 
         await ask()
         assert threads == ["hne-engine"], "one request shows nothing"
-        for _ in range(RECENT):
+        for _ in range(RECENT + 8):  # the engine's own thread may still be at its last batch
             await ask()
         assert threads[-1] == threading.current_thread().name
         threads.clear()

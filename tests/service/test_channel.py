@@ -112,7 +112,7 @@ async def test_all_that_a_step_did_is_heard_at_once(far: Far) -> None:
         with far.brake.before(0):
             engine.submit(IMAGE, Budget(max_ensemble_size=1))
             await until(lambda: far.engine.snapshot().active == 1)
-            tickets = {engine.submit(image, Budget(max_ensemble_size=1)) for image in images(4)}
+            tickets = {engine.submit(image, Budget(max_ensemble_size=1)).ticket for image in images(4)}
             await until(lambda: far.engine.snapshot().waiting == 4)
         ends: list[set[Ticket]] = []
         async with asyncio.timeout(PATIENCE):

@@ -1,14 +1,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import pytest
 
+import service.engine
 from model_core.tree import Segment
 from service.delivery import Delivery
-from service.errors import DeadlineMissedError, DrainingError, RunnerError
+from service.errors import DeadlineMissedError, DrainingError, QueueFullError, RunnerError
 from service.local import LocalEngine
-from service.request import Budget, Refinement, StopReason
-from tests.service.engines import Bench, images
+from service.request import Budget, Priority, Refinement, StopReason
+from tests.service.engines import Bench, MakeBench, images
 
 IMAGE = images(1)[0]
 SOON = 0.01
@@ -37,6 +39,36 @@ def test_the_answer_is_the_whole_ensemble_when_nothing_forbids_it(bench: Bench) 
     on_loop(test, bench)
     assert bench.metric("hne_stops_total", reason="complete") == 1
     assert bench.metric("hne_ensemble_size_sum") == 16
+
+
+def test_what_is_computed_on_the_spot_is_there_when_it_is_handed_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.engine, "MOMENT", inf)
+
+    async def test(delivery: Delivery) -> None:
+        mailbox = delivery.submit(IMAGE, Budget(max_ensemble_size=1), at_once=True)
+        assert mailbox.ended
+        assert (await mailbox.answer()).stop_reason is StopReason.ENSEMBLE_SIZE
+        await asyncio.sleep(0)
+        assert await mailbox.next() is None, "it is told once"
+
+    on_loop(test, bench)
+    assert bench.metric("hne_stops_total", reason="ensemble_size") == 1
+
+
+def test_who_loses_the_place_to_one_that_is_handed_over_hears_of_it(make: MakeBench) -> None:
+    bench = make(max_waiting=1)
+
+    async def test(delivery: Delivery) -> None:
+        low = delivery.submit(IMAGE, Budget(priority=Priority.LOW))
+        high = delivery.submit(IMAGE, Budget(max_ensemble_size=1, priority=Priority.HIGH))
+        with pytest.raises(QueueFullError):
+            await low.answer()
+        bench.run()
+        assert (await high.answer()).ensemble_size == 1
+
+    on_loop(test, bench)
 
 
 def test_a_reader_that_keeps_up_sees_every_refinement(bench: Bench) -> None:
