@@ -44,30 +44,31 @@ class Witness:
         self.name, self.configuration = runner.name, runner.configuration
         self.segments, self.max_batch, self.pads = runner.segments, runner.max_batch, runner.pads
         self.reserve, self.close = runner.reserve, runner.close
-        self.runs: list[tuple[Segment, int]] = []
+        self.runs: list[tuple[Segment, int, bool]] = []
+        """Segment, batch and whether it was final."""
         self.started = self.ended = 0.0
         self._runner = runner
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         """See `Runner.run`."""
         self.started = self.started or time.perf_counter()
-        logits = self._runner.run(segment, rows, images)
+        logits = self._runner.run(segment, rows, images, final=final)
         self.ended = time.perf_counter()
-        self.runs.append((segment, batch_of(rows)))
+        self.runs.append((segment, batch_of(rows), final))
         return logits
 
     @property
     def leaves(self) -> int:
         """Leaf evaluations so far."""
-        return sum(segment.width * batch for segment, batch in self.runs)
+        return sum(segment.width * batch for segment, batch, _ in self.runs)
 
 
-def bare_seconds(local: Local, runs: Sequence[tuple[Segment, int]]) -> float:
+def bare_seconds(local: Local, runs: Sequence[tuple[Segment, int, bool]]) -> float:
     """What the runner takes for these, one after the other, in neighbouring slots: it has nothing to copy."""
     images = np.random.default_rng(0).standard_normal((local.max_batch, *local.manifest.spec.input_shape), np.float32)
     started = time.perf_counter()
-    for segment, batch in runs:
-        local.runner.run(segment, slice(0, batch), None if segment.start else images[:batch])
+    for segment, batch, final in runs:
+        local.runner.run(segment, slice(0, batch), None if segment.start else images[:batch], final=final)
     return time.perf_counter() - started
 
 
@@ -80,7 +81,7 @@ def throughput(local: Local, policy: str, *, seconds: float, repeats: int) -> di
             closed_loop(engine, local.pixels, 4 * local.max_batch, seconds)
         served.append(witness.leaves / (witness.ended - witness.started))
         bare.append(witness.leaves / bare_seconds(local, witness.runs))
-        batches.append(mean(batch for _, batch in witness.runs))
+        batches.append(mean(batch for _, batch, _ in witness.runs))
     ratios = [engine / loop for engine, loop in zip(served, bare, strict=True)]
     return {
         "largest batch": local.max_batch,

@@ -124,6 +124,8 @@ class Core:
     def give_up(self) -> Updates:
         """End those whose next step could not end in time, before any more work goes into them."""
         late = [self.ledger.of(entry) for entry in expired(self.ledger.queues, self._profile, self.clock())]
+        if not late:
+            return []
         for size in {request.size for request in late}:
             self.probes.refused(Segment(size))
         return self._end(late, StopReason.DEADLINE, DeadlineMissedError())
@@ -151,11 +153,10 @@ class Core:
 
     def compute(self, batch: Batch) -> None:
         """Run a batch's segment and add up its logits. The only part that takes time."""
-        first = batch.segment.start == 0
-        images = np.stack([request.image for request in batch.requests]) if first else None
+        images = _together(batch.requests) if batch.segment.start == 0 else None
         if self._through_at is not None:
             self.recorder.step_gap(seconds=self.clock() - self._through_at)
-        self._pool.add_logits(batch.rows, self.runner.run(batch.segment, batch.rows, images))
+        self._pool.add_logits(batch.rows, self.runner.run(batch.segment, batch.rows, images, final=batch.final))
 
     def advance(self, batch: Batch) -> Updates:
         """A batch has been computed: everyone's next refinement, and with it their place in the next queue or their
@@ -279,3 +280,10 @@ class Core:
             if request.slot < 0:  # no work was spent on it
                 self.recorder.rejected(error)
         return [(request, self.ledger.end(request, reason, error, now)) for request in requests]
+
+
+def _together(requests: Sequence[Request]) -> Array:
+    """The images (B, C, H, W) of a batch."""
+    if len(requests) == 1:
+        return requests[0].image[np.newaxis]
+    return np.stack([request.image for request in requests])

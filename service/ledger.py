@@ -68,13 +68,15 @@ class Request:
         return StopReason.DEADLINE if next_end > self.entry.deadline else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Batch:
-    """Requests that take a segment together, in the order of their slots."""
+    """Requests that take a segment together, in the order of their slots. Nobody changes one."""
 
     segment: Segment
     requests: list[Request]
     rows: Rows
+    final: bool
+    """Whether it is the last segment for all of them, whatever comes of it."""
     started_at: float
     enough: float | None
     """The confidence with which its requests stop that name none; see `Decision`."""
@@ -179,8 +181,14 @@ class Ledger:
                 request.entry = request.entry._replace(limit=decision.target)
                 request.limit_reason = StopReason.POLICY
         requests.sort(key=lambda request: request.slot)  # neighbours in the pool need no copy
-        rows = rows_of([request.slot for request in requests])
-        return Batch(segment=decision.segment, requests=requests, rows=rows, started_at=now, enough=decision.enough)
+        return Batch(
+            segment=decision.segment,
+            requests=requests,
+            rows=rows_of([request.slot for request in requests]),
+            final=all(request.entry.limit == decision.segment.stop for request in requests),
+            started_at=now,
+            enough=decision.enough,
+        )
 
     def release(self, batch: Batch) -> list[tuple[int, Request]]:
         """A batch has run: its requests that still want the result, with their positions in it.

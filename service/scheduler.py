@@ -80,12 +80,13 @@ class Queues:
     def __init__(self, leaves: int) -> None:
         self._waiting: list[list[Entry]] = [[] for _ in Priority]
         self._started: list[list[Entry]] = [[] for _ in range(1, leaves)]
+        self._count = 0
 
     def __getitem__(self, size: int) -> Sequence[Entry]:
         return self._started[size - 1] if size else next(filter(None, self._waiting), ())
 
     def __bool__(self) -> bool:
-        return any(self._started) or any(self._waiting)
+        return self._count > 0
 
     @property
     def waiting(self) -> int:
@@ -109,6 +110,7 @@ class Queues:
     def add(self, size: int, entry: Entry) -> None:
         """A request may take step `size`."""
         insort(self._of(size, entry), entry)
+        self._count += 1
 
     def remove(self, size: int, entry: Entry) -> None:
         """A request takes its step, or leaves. It must be there."""
@@ -116,12 +118,13 @@ class Queues:
         index = bisect_left(queue, entry)
         assert queue[index] == entry
         del queue[index]
+        self._count -= 1
 
     def _of(self, size: int, entry: Entry) -> list[Entry]:
         return self._started[size - 1] if size else self._waiting[entry.priority]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # nobody changes one; frozen, making it takes three times as long
 class Situation:
     """All that a policy may look at."""
 
@@ -146,7 +149,7 @@ class Situation:
     """The share of the last `ARRIVALS` to have a first leaf or end without one that had none in time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # as a `Situation`
 class Decision:
     """Run this segment for these requests, all of `queues[segment.start]`, none beyond its limit."""
 

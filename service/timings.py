@@ -52,6 +52,7 @@ def timings_of(
         RunnerError: a segment fails.
     """
     file = _file(package, runner, max_batch, seconds)
+    _run(package, runner, Segment(0), 1, final=True)  # the first run loads what it needs; its time is a first step's
     if keep and (kept := _read(file)) is not None:
         logger.info("profile: as measured before, from %s", file)
         for segment in runner.segments:  # the first run of each loads what it needs
@@ -99,9 +100,9 @@ def measure(package: Package, runner: Runner, *, max_batch: int, clock: Callable
     return timings
 
 
-def _run(package: Package, runner: Runner, segment: Segment, batch: int) -> None:
+def _run(package: Package, runner: Runner, segment: Segment, batch: int, *, final: bool = False) -> None:
     shape = (batch, *package.manifest.spec.input_shape)
-    runner.run(segment, slice(0, batch), None if segment.start else np.zeros(shape, np.float32))
+    runner.run(segment, slice(0, batch), None if segment.start else np.zeros(shape, np.float32), final=final)
 
 
 def _file(package: Package, runner: Runner, max_batch: int, seconds: float) -> Path:

@@ -26,9 +26,9 @@ class Borrowed:
         assert slots <= self._slots
         return self._bytes
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         """See `Runner.run`."""
-        return self._runner.run(segment, rows, images)
+        return self._runner.run(segment, rows, images, final=final)
 
     def close(self) -> None:
         """The next engine runs with it."""

@@ -33,10 +33,10 @@ class Stragglers:
         self._runner, self._share, self._factor, self._sleep = runner, share, factor, sleep
         self._random = np.random.default_rng(seed)
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         """See `Runner.run`."""
         started = time.perf_counter()
-        logits = self._runner.run(segment, rows, images)
+        logits = self._runner.run(segment, rows, images, final=final)
         if self._share and self._random.random() < self._share:
             self._sleep((self._factor - 1) * (time.perf_counter() - started))
         return logits

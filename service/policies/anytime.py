@@ -103,11 +103,14 @@ class Anytime:
         """
         first, *wider = situation.segments[0]
         limit, widest = min(map(_limit, entries)), min(map(_widest_of, entries))
+        if min(limit, widest) <= first.width:
+            return first
         if entries[0].deadline > _patient_from(situation):
             widest = next(
                 (size for size in range(1, min(widest, len(situation.segments))) if situation.queues[size]), widest
             )
-        allowed = [segment for segment in wider if segment.stop <= min(limit, widest)]
+        most = min(limit, widest)
+        allowed = [segment for segment in wider if segment.stop <= most]
         if not allowed:
             return first
         slack = (entries[0].deadline - situation.now) / self._kappa(situation)

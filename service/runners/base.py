@@ -63,11 +63,11 @@ class Runner(Protocol):
         """
         ...
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         """Compute one segment for the requests in `rows`; returns the logits (w, B, K) of its leaves.
 
         A segment that starts at leaf 0 is given normalised `images` (B, C, H, W), no other is: it starts from what the
-        slots hold since the segments before it.
+        slots hold since the segments before it. A `final` one is the last for all of them: it may leave nothing there.
 
         Raises:
             RunnerError: the computation failed; the runner stays usable, what the rows hold is lost.

@@ -6,6 +6,8 @@ computed twice. Between two steps of such a graph there is no call into the runt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import onnx.compose
 import onnx.parser
@@ -18,14 +20,13 @@ from service.runners.devices import first_line
 __all__ = ["extended", "joined", "segment_graph"]
 
 
-def segment_graph(package: Package, segment: Segment) -> bytes:
+def segment_graph(package: Package, segment: Segment, keeps: Sequence[int]) -> bytes:
     """A segment as a graph: from `x`, what its first step starts from, to `logits` (w, B, K) of its leaves, and
-    `block_k` for each block that the segment keeps.
+    `block_k` for each block that it `keeps`, of those that it computes.
 
     Raises:
         RunnerError: its steps cannot be read, or do not fit together.
     """
-    keeps = package.manifest.spec.tree.kept_blocks(segment)
     classes = package.manifest.spec.classes
     try:
         graph, leaves, made = joined(package, segment)

@@ -40,6 +40,8 @@ class _Step:
     file: Path
     """The step that it is, or begins with."""
     width: int
+    joined: bool
+    """Whether it is made for the segment: then its logits are (w, B, K), else those of a single leaf, (B, K)."""
     session: ort.InferenceSession
     reads: int
     keeps: tuple[int, ...]
@@ -47,10 +49,15 @@ class _Step:
     """By the first and the last of neighbouring rows, whose arrays stay where they are."""
 
 
+_Steps = dict[tuple[Segment, bool], _Step]
+"""By segment, and whether it is final."""
+
+
 class OnnxRunner:
     """Computes the steps of a package and, if `wide`, every segment of several of them that the tree allows: joined
     into one graph they save the calls and copies between them, for a few copies of the weights for each width. They
-    have the threads of small batches, since those are what they are for.
+    have the threads of small batches, since those are what they are for. A first step that is final has a graph of its
+    own then, too: one that keeps nothing takes a tenth less.
 
     `threads` is the number of CPU threads for one operator, in batches of `threads_from` and more; smaller batches are
     left to one (`service.runners.threads` measures what is faster). On the CPU a step reads and writes the slots in
@@ -86,14 +93,17 @@ class OnnxRunner:
         self._shapes: dict[int, tuple[int, ...]] = {}
         """One request's activation shape, for every block that some step keeps."""
 
-        def load(segments: Iterable[Segment], count: int) -> dict[Segment, _Step]:
+        def load(segments: Iterable[Segment], count: int, *, final: bool = False) -> _Steps:
             options = session_options(count)
-            return {segment: self._load(segment, package, options, device) for segment in segments}
+            return {(segment, final): self._load(segment, package, options, device, final) for segment in segments}
 
         steps = [Segment(leaf) for leaf in range(tree.leaves)]
-        self._steps = load(steps, threads)
-        self._small = load(steps, 1) if threads_from > 1 else self._steps.copy()
+        last = [Segment(0)] if wide and tree.kept_blocks(Segment(0)) else []
+        self._steps = load(steps, threads) | load(last, threads, final=True)
+        self._small = self._steps
         """What computes batches below `threads_from`."""
+        if threads_from > 1:
+            self._small = load(steps, 1) | load(last, 1, final=True)
         joined = load((segment for segment in self.segments if segment.width > 1), 1 if threads_from > 1 else threads)
         for group in (self._steps, self._small):
             group.update(joined)
@@ -106,11 +116,11 @@ class OnnxRunner:
             step.bindings.clear()
         return self._slots.memory_bytes
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         """See `Runner.run`."""
         steps = self._steps if batch_of(rows) >= self._threads_from else self._small
-        step, slots = steps[segment], self._slots
-        if images is not None and IMAGE in slots:
+        step, slots = steps.get((segment, final)) or steps[segment, False], self._slots
+        if images is not None and not final and IMAGE in slots:
             slots.store(IMAGE, rows, images)
         try:
             if self._in_place:
@@ -163,24 +173,29 @@ class OnnxRunner:
         """A segment's outputs bound to arrays."""
         bound, logits = step.session.io_binding(), np.empty((step.width, batch, self._classes), np.float32)
         outputs = {
-            "logits": logits[0] if step.width == 1 else logits,
+            "logits": logits if step.joined else logits[0],
             **{f"block_{level}": array for level, array in kept.items()},
         }
         for name, array in outputs.items():
             bound.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         return _Binding(bound=bound, logits=logits)
 
-    def _load(self, segment: Segment, package: Package, options: ort.SessionOptions, device: Device) -> _Step:
-        """A session for a segment; one of several steps is made of those, which have been checked before."""
-        file, wide = package.step(segment.start), segment.width > 1
+    def _load(
+        self, segment: Segment, package: Package, options: ort.SessionOptions, device: Device, final: bool
+    ) -> _Step:
+        """A session for a segment; one that is no step as it is, is made of those, which have been checked before."""
+        file, joined = package.step(segment.start), final or segment.width > 1
+        keeps = () if final else self._tree.kept_blocks(segment)
+        graph = segment_graph(package, segment, keeps) if joined else None
         step = _Step(
             file=file,
             width=segment.width,
-            session=open_session(file, options, device, graph=segment_graph(package, segment) if wide else None),
+            joined=joined,
+            session=open_session(file, options, device, graph=graph),
             reads=self._tree.entry_block(segment.start) - 1,
-            keeps=self._tree.kept_blocks(segment),
+            keeps=keeps,
         )
-        if not wide:
+        if not joined:
             self._check(step)
         return step
 

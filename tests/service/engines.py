@@ -44,16 +44,19 @@ class TimedRunner:
         self.before: Callable[[Segment], None] = lambda segment: None
         self.batches: list[tuple[int, int]] = []
         """The step and the batch size of every run."""
+        self.finals: list[bool] = []
+        """Whether each was final."""
         self._runner, self._tree, self._clock = runner, tree, clock
 
     def reserve(self, slots: int) -> int:
         return self._runner.reserve(slots)
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         self.before(segment)
         self.batches.append((segment.start, batch_of(rows)))
+        self.finals.append(final)
         self._clock.now += seconds(self._tree, segment, batch_of(rows))
-        return self._runner.run(segment, rows, images)
+        return self._runner.run(segment, rows, images, final=final)
 
     def close(self) -> None:
         self._runner.close()

@@ -116,13 +116,13 @@ class Exclusive(OnnxRunner):
         self.overlaps = 0
         self._computing = threading.Lock()
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         if not self._computing.acquire(blocking=False):
             self.overlaps += 1
-            return super().run(segment, rows, images)
+            return super().run(segment, rows, images, final=final)
         try:
             self.threads.add(threading.current_thread().name)
-            return super().run(segment, rows, images)
+            return super().run(segment, rows, images, final=final)
         finally:
             self._computing.release()
 
@@ -215,8 +215,8 @@ def watch(served: Served, threads: list[str]) -> None:
     """Note on which thread each step runs."""
     run = served.brake.run
 
-    def noted(segment: Segment, rows: Rows, images: Array | None = None) -> Array:
+    def noted(segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         threads.append(threading.current_thread().name)
-        return run(segment, rows, images)
+        return run(segment, rows, images, final=final)
 
     served.brake.run = noted  # type: ignore[method-assign]

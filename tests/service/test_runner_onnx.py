@@ -48,7 +48,7 @@ def test_graphs_of_another_shape_than_the_manifests_are_named(
 def test_steps_that_do_not_fit_together_are_named(copied: Package) -> None:
     copied.step(5).write_bytes(b"no graph")
     with pytest.raises(RunnerError, match=r"04\.onnx: cannot be joined with those up to 05\.onnx: ."):
-        segment_graph(copied, Segment(4, 2))
+        segment_graph(copied, Segment(4, 2), ())
 
 
 def test_serving_from_it_needs_no_torch() -> None:

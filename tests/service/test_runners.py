@@ -16,6 +16,7 @@ from model_core.package import Package
 from model_core.tree import Segment, Tree
 from service.errors import RunnerError, SettingsError
 from service.runners import Array, Runner
+from service.runners.base import batch_of
 from service.runners.choice import choose_runner
 from service.runners.devices import Device
 from service.runners.names import Precision
@@ -104,6 +105,17 @@ def test_every_segment_it_offers_gives_the_leaves_it_covers(runner: Runner, tiny
         logits = runner.run(segment, [4, 1], None if segment.start else batch)
         assert logits.shape == (segment.width, 2, 10)
         np.testing.assert_allclose(logits.sum(axis=0), sums[segment.stop] - sums[segment.start], atol=2e-3)
+
+
+@pytest.mark.parametrize("rows", [slice(2, 3), slice(2, 5), [5, 2], [5, 2, 4]], ids=str)
+def test_a_final_step_gives_the_same_and_disturbs_nobody(runner: Runner, rows: slice | list[int]) -> None:
+    others, batch = images(2, seed=4), images(batch_of(rows), seed=5)
+    runner.run(Segment(0), slice(0, 2), others)
+    expected = runner.run(Segment(0), rows, batch), runner.run(Segment(1), slice(0, 2))
+    np.testing.assert_allclose(runner.run(Segment(0), rows, batch, final=True), expected[0], atol=1e-5)
+    np.testing.assert_array_equal(runner.run(Segment(1), slice(0, 2)), expected[1])
+    again = runner.run(Segment(1), slice(0, 2), final=True)  # there need not be a form of its own
+    np.testing.assert_allclose(again, expected[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [slice(1, 4), [4, 0, 2]], ids=["neighbours", "scattered"])
