@@ -132,8 +132,9 @@ class Core:
 
     # Batches
 
-    def schedule(self) -> Batch | None:
-        """The next batch to compute, by the policy; None if nothing is worth running."""
+    def schedule(self, *, within: float = math.inf) -> Batch | None:
+        """The next batch to compute, by the policy; None if nothing is worth running, or it is expected to take more
+        than so many seconds."""
         now = self.clock()
         situation = self.ledger.situation(
             now, segments=self._segments, max_batch=self._max_batch, steps_run=self._steps_run
@@ -142,10 +143,13 @@ class Core:
         if decision is None:
             self._through_at = None
             return None
+        seconds = self._profile.expected(decision.segment, len(decision.entries))
+        if seconds > within:
+            return None
         batch = self.ledger.begin(decision, now)
         if self._rested(batch):
             self._through_at = None
-        self._free_at = now + self._profile.expected(batch.segment, len(batch.requests))
+        self._free_at = now + seconds
         if batch.segment.start == 0:
             for request in batch.requests:
                 self.recorder.started(waited=now - request.submitted_at)
@@ -238,15 +242,6 @@ class Core:
             self._seconds_until(size, arriving=1) <= self.settings.reference_deadline
             for size in self._tree.ensemble_sizes
         )
-
-    def seconds_alone(self) -> float:
-        """What the only request there is is expected to take to the ensemble size at which it must stop, step by step;
-        infinity if there is none, or not only one."""
-        if len(self.ledger) != 1:
-            return math.inf
-        (request,) = self.ledger.requests()
-        steps = range(min(request.entry.limit, self._tree.leaves))
-        return sum(self._profile.expected(Segment(step), 1) for step in steps)
 
     def _seconds_until(self, size: int, *, arriving: int = 0) -> float:
         return seconds_until(self.ledger.queues, self._profile, size, self._max_batch, arriving=arriving)

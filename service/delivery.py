@@ -37,14 +37,14 @@ class Delivery:
         self._mailboxes: dict[Ticket, Mailbox] = {}
         engine.listen(self._sort)
 
-    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Mailbox:
-        """Hand a normalised image (C, H, W) to the engine; `at_once` as there.
+    def submit(self, image: NDArray[np.float32], budget: Budget, *, within: float = 0.0) -> Mailbox:
+        """Hand a normalised image (C, H, W) to the engine; `within` as there.
 
         Raises:
             ServiceError: it is refused, and that is known already. Otherwise `Mailbox.admitted` tells.
         """
         # The loop runs `_sort` after this function at the earliest, so no update can miss its mailbox.
-        ticket, news = self._engine.submit(image, budget, at_once=at_once)
+        ticket, news = self._engine.submit(image, budget, within=within)
         mailbox = Mailbox(
             budget,
             news,

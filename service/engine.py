@@ -17,7 +17,7 @@ from collections.abc import Callable
 from model_core.package import Package
 from service.core import Core, Updates
 from service.errors import DrainingError
-from service.ledger import Listener, tell
+from service.ledger import Batch, Listener, tell
 from service.metrics import Recorder
 from service.niceness import stand_back
 from service.profile import Profile
@@ -37,9 +37,6 @@ only a new process can use it again."""
 
 PAUSE = 0.001
 """Seconds after which a policy that wants to run nothing of what waits is asked again, if nothing changes before."""
-
-MOMENT = 0.001
-"""Seconds that a request may be expected to take at most, to be computed on the thread that submits it."""
 
 
 class Engine:
@@ -91,12 +88,12 @@ class Engine:
         self._thread = threading.Thread(target=self._serve, name="hne-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, image: Array, budget: Budget, listener: Listener, *, at_once: bool = False) -> Ticket:
+    def submit(self, image: Array, budget: Budget, listener: Listener, *, within: float = 0.0) -> Ticket:
         """Admit a normalised image (C, H, W). Its updates go to `listener`, possibly before this returns.
 
-        A request that could get no leaf before its deadline, with all that wait before it, fails at once. With
-        `at_once` one that has the engine to itself and takes a moment is computed before this returns, if a CPU does
-        that: to change threads twice takes as long as a small step.
+        A request that could get no leaf before its deadline, with all that wait before it, fails at once. One that has
+        the engine to itself is computed before this returns as far as that is expected to take less than `within`
+        seconds, if a CPU does that: to change threads twice takes as long as a small step.
 
         Raises:
             BudgetError: the budget allows not even the first leaf, or is none.
@@ -107,12 +104,13 @@ class Engine:
             if self._draining:
                 raise DrainingError
             ticket, updates = self._core.admit(image, budget, listener)
-            idle = not self._busy and not self._failures
-            here = at_once and idle and self._on_cpu and self._core.seconds_alone() <= MOMENT
-            self._busy |= here
+            until, batch = self.clock() + within, None
+            if within and self._on_cpu and not self._busy and not self._failures:
+                batch = self._alone(until)
+                self._busy = batch is not None
             self._tell(updates)
-        if here:
-            self._work(lambda: self._finish(ticket))
+        if batch is not None:
+            self._work(lambda: self._begin(batch, until))
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -178,9 +176,15 @@ class Engine:
                 self._busy = False
                 self._wake()
 
-    def _finish(self, ticket: Ticket) -> bool:
-        while ticket in self._core.ledger and self._step():
-            pass
+    def _alone(self, until: float) -> Batch | None:
+        """The next batch of the only request there is, if it is expected to be through by then."""
+        return self._core.schedule(within=until - self.clock()) if len(self._core.ledger) == 1 else None
+
+    def _begin(self, batch: Batch | None, until: float) -> bool:
+        while batch is not None:
+            self._run(batch)
+            with self._changed:
+                batch = self._alone(until)
         return True
 
     def _step(self) -> bool:
@@ -191,6 +195,10 @@ class Engine:
             self._known = self._news
         if batch is None:
             return False
+        self._run(batch)
+        return True
+
+    def _run(self, batch: Batch) -> None:
         try:
             self._core.compute(batch)
         except Exception as error:  # whatever it was: it ends this batch, not the engine
@@ -204,7 +212,6 @@ class Engine:
             self._failures = 0
             with self._changed:
                 self._tell(self._core.advance(batch))
-        return True
 
     def _probe(self) -> bool:
         with self._changed:

@@ -16,6 +16,9 @@ from service.problems import CLIENT_LEFT, add_problem_handlers
 
 __all__ = ["create_front", "outcome_of"]
 
+AMPLE = 2.0
+"""Times what nine in ten of the last answers waited for their first leaf."""
+
 DESCRIPTION = """
 Classify images with a hierarchical neural ensemble, **within a budget that you name**: a deadline, a number of FLOPs,
 an ensemble size, or a confidence that is enough. From its first network on a request holds an answer; whatever is left
@@ -59,12 +62,18 @@ def create_front(service: Service) -> FastAPI:
             answered_at = head.ended_at if outcome == "answered" else None
             service.reserve.ended(None if answered_at is None else over_at - answered_at)
             missed = outcome == "deadline_missed" or (answered_at is not None and bool(overrun))
-            # Unless the loop lags, it was the client's upload or the engine that took too long.
-            let_down = missed and service.lag.seconds > 0
+            let_down = missed and (service.lag.seconds > 0 or _had_time(head, service))
             service.strain.ended(arrived_at=head.arrived_at, seen_at=head.seen_at, let_down=let_down)
 
     app.add_middleware(Arrival, clock=service.clock, waited=lambda: service.lag.seconds, on_end=on_end)
     return app
+
+
+def _had_time(head: Head, service: Service) -> bool:
+    """Whether a request that has been read was given twice what others usually wait for a first leaf. Of those who have
+    less, and of uploads that take too long, a load that is too high is only the cause where the loop lags."""
+    usual = service.firsts.value
+    return head.due_at is not None and 0 < AMPLE * usual < head.due_at - head.arrived_at
 
 
 def outcome_of(status: int | None) -> str:

@@ -51,7 +51,7 @@ class Service:
         self.firsts = Window(ANSWERS, USUAL, empty=0.0)
         """Seconds from a request's arrival to its first leaf, of the last answers; 0 before there are any."""
         self._delivery = Delivery(engine)
-        engine.recorder.watch_front(lambda: FrontState(self.lag.seconds, self.reserve.whole, self.strain.bearable))
+        engine.recorder.watch_front(lambda: FrontState(self.lag.seconds, self.reserve.refining(), self.strain.bearable))
 
     @property
     def clock(self) -> Callable[[], float]:

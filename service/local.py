@@ -77,11 +77,11 @@ class LocalEngine:
         if self._draining or self._running.draining:
             raise DrainingError
 
-    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Submitted:
+    def submit(self, image: NDArray[np.float32], budget: Budget, *, within: float = 0.0) -> Submitted:
         """See `EngineClient.submit`; every refusal is known at once."""
         heard = self._here = []
         try:
-            ticket = self._running.submit(image, budget, self._deliver, at_once=at_once)
+            ticket = self._running.submit(image, budget, self._deliver, within=within)
         finally:
             self._here = None
         if others := [(whose, news) for whose, news in heard if whose is not ticket]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 from service.window import Rate, Window
 
@@ -20,7 +21,7 @@ WINDOW = 256
 """Answers that it looks back on."""
 SHARE = 0.25
 """Of a deadline that is kept back at most, beside the floor."""
-FLOOR_SHARE = 0.5
+FLOOR_SHARE = 0.125
 """Of a deadline that is kept back at most as the floor: a first leaf that may be late is worth more than none."""
 REFINING = 4.0
 """Times the floor that is kept back of the time for refinements."""
@@ -44,18 +45,18 @@ class Reserve:
         for _ in range(WINDOW):  # the first answers after a start are slow, and are not to stand for all
             self._add(0.0)
 
-    @property
-    def whole(self) -> float:
-        """What refinements leave of a deadline: as much as any of the last answers took, and `REFINING` floors.
+    def refining(self, seconds: float = inf) -> float:
+        """What refinements leave of a deadline so many seconds away: as much as any of the last answers took, and
+        `REFINING` floors.
 
         A step more brings a fraction of a point of expected accuracy, an answer that comes late loses all of it. So a
         step pays only where the risk that it adds is below their ratio, which is less than one in `WINDOW`.
         """
-        return REFINING * self._floor + self._lags.largest
+        return REFINING * self._floor_of(seconds) + self._lags.largest
 
     def of(self, seconds: float) -> float:
         """What to keep back of a deadline so many seconds away, so that time is left for a first leaf at all."""
-        return min(self._floor, FLOOR_SHARE * seconds) + min(self._lags.value, SHARE * seconds)
+        return self._floor_of(seconds) + min(self._lags.value, SHARE * seconds)
 
     def ended(self, lag: float | None) -> None:
         """A request is over; its answer was out `lag` seconds after it was fixed, if that is known."""
@@ -69,6 +70,9 @@ class Reserve:
             self._peaks.pop()
         self._peaks.append((load, self._added))
         self._add(lag)
+
+    def _floor_of(self, seconds: float) -> float:
+        return min(self._floor, FLOOR_SHARE * seconds)
 
     def _forget(self, load: float) -> None:
         """Forget all answers up to the last that came under a higher load."""

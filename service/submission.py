@@ -39,6 +39,8 @@ __all__ = ["PARAMETERS", "STREAM_PATH", "Submission", "submit"]
 DEFAULT_TOP_K = 5
 STREAM_PATH = "/predict/stream"
 TIMEOUT_HEADER = "x-request-timeout-ms"
+QUICK_SECONDS, ALONE_SECONDS = 0.0006, 0.001
+"""Of computing for which the event loop may stand still, for anybody and for a client that is alone."""
 QUERIES = 256
 """Different queries whose options are remembered: a client asks the same way again and again."""
 
@@ -182,7 +184,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
     due_at = head.due_at = head.arrived_at + deadline_ms / 1e3
     budget = Budget(
         deadline=deadline,
-        refine_by=due_at - service.reserve.whole,
+        refine_by=due_at - service.reserve.refining(deadline_ms / 1e3),
         max_flops=options.max_flops,
         max_ensemble_size=options.max_ensemble_size,
         min_confidence=options.min_confidence,
@@ -194,7 +196,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
     mailboxes: list[Mailbox] = []
     try:
         for image in images:
-            mailbox = delivery.submit(image, budget, at_once=service.strain.alone and len(images) == 1)
+            mailbox = delivery.submit(image, budget, within=_on_the_spot(service, len(images)))
             mailboxes.append(mailbox)
         for mailbox in mailboxes:
             await mailbox.admitted()
@@ -214,6 +216,13 @@ async def _admitted(request: Request, service: Service) -> Submission:
         is_list=upload.is_list,
         streams=streams,
     )
+
+
+def _on_the_spot(service: Service, images: int) -> float:
+    """For how many seconds the event loop may compute: several images are better off in a batch."""
+    if images > 1:
+        return 0.0
+    return ALONE_SECONDS if service.strain.alone else QUICK_SECONDS
 
 
 def _query(request: Request) -> tuple[Options, float | None]:

@@ -115,8 +115,8 @@ class RemoteEngine:
         if self._draining:
             raise DrainingError
 
-    def submit(self, image: NDArray[np.float32], budget: Budget, *, at_once: bool = False) -> Submitted:
-        """See `EngineClient.submit`; the engine is elsewhere, `at_once` or not."""
+    def submit(self, image: NDArray[np.float32], budget: Budget, *, within: float = 0.0) -> Submitted:
+        """See `EngineClient.submit`; the engine is elsewhere, and computes nothing here."""
         self.check_ready()
         ticket = Ticket(next(self._numbers))
         if not self._send(Submit(ticket.number, budget), np.ascontiguousarray(image, np.float32)):

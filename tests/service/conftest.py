@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+import service.submission
 from model_core.package import Package
 from model_core.tree import Segment
 from service.app import create_app
@@ -129,6 +130,14 @@ def photo() -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=90)
     return file.getvalue()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_its_own_thread() -> Iterator[None]:
+    """The engine computes on its own thread unless a test says else: a held step must not hold the loop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.submission, "QUICK_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-import service.engine
+import service.submission
 from model_core.package import Package
 from model_core.tree import Segment
 from service.engine import Engine, EngineSettings
@@ -17,24 +17,20 @@ from service.runners.onnx import OnnxRunner
 from service.strain import RECENT
 from tests.service.bodies import JPEG, encoded
 from tests.service.conftest import Served, Serving
-from tests.service.engines import STEP, Bench, MakeBench, images
+from tests.service.engines import STEP, Bench, images
 
 ONE = Budget(max_ensemble_size=1)
 PATIENCE = 30
 """Seconds for what takes milliseconds."""
 
 
-@pytest.fixture
-def bench(make: MakeBench, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Whose first step takes just a moment."""
-    bench = make()
-    monkeypatch.setattr(service.engine, "MOMENT", STEP * bench.tree.blocks)
-    return bench
+FIRST = 5.5 * STEP
+"""Seconds in which a first step of five blocks is through, but not a second one."""
 
 
 def test_who_is_alone_is_through_when_submit_returns(bench: Bench) -> None:
     for image in images(2):
-        ticket = bench.engine.submit(image, ONE, bench.listen, at_once=True)
+        ticket = bench.engine.submit(image, ONE, bench.listen, within=FIRST)
         assert bench.last(ticket).ensemble_size == 1
     assert bench.runner.batches == [(0, 1), (0, 1)]
     assert bench.engine.snapshot().active == 0
@@ -46,10 +42,10 @@ def test_who_comes_meanwhile_is_left_to_the_engines_thread(bench: Bench) -> None
 
     def come(segment: Segment) -> None:
         bench.runner.before = lambda segment: None
-        others.append(bench.engine.submit(images(1)[0], ONE, bench.listen, at_once=True))
+        others.append(bench.engine.submit(images(1)[0], ONE, bench.listen, within=FIRST))
 
     bench.runner.before = come
-    ticket = bench.engine.submit(images(1)[0], ONE, bench.listen, at_once=True)
+    ticket = bench.engine.submit(images(1)[0], ONE, bench.listen, within=FIRST)
     assert bench.last(ticket).ensemble_size == 1
     assert others[0] not in bench.heard
     bench.run()
@@ -71,29 +67,38 @@ def has_failed(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "budget", "at_once"),
+    ("before", "within"),
     [
-        pytest.param(lambda bench: None, ONE, False, id="not-asked-for"),
-        pytest.param(lambda bench: None, Budget(max_ensemble_size=2), True, id="takes-longer"),
-        pytest.param(waits, ONE, True, id="somebody-waits"),
-        pytest.param(has_failed, ONE, True, id="the-engine-fails"),
+        pytest.param(lambda bench: None, 0.0, id="not-asked-for"),
+        pytest.param(lambda bench: None, 4 * STEP, id="takes-longer"),
+        pytest.param(waits, FIRST, id="somebody-waits"),
+        pytest.param(has_failed, FIRST, id="the-engine-fails"),
     ],
 )
 def test_everyone_else_waits_for_the_engines_thread(
-    bench: Bench, before: Callable[[Bench], None], budget: Budget, at_once: bool
+    bench: Bench, before: Callable[[Bench], None], within: float
 ) -> None:
     before(bench)
-    ticket = bench.engine.submit(images(1)[0], budget, bench.listen, at_once=at_once)
+    ticket = bench.engine.submit(images(1)[0], ONE, bench.listen, within=within)
     assert ticket not in bench.heard
     bench.run()
-    assert bench.last(ticket).ensemble_size == budget.max_ensemble_size
+    assert bench.last(ticket).ensemble_size == 1
+
+
+def test_what_takes_longer_than_the_first_leaf_may_is_left_to_the_engines_thread(bench: Bench) -> None:
+    ticket = bench.engine.submit(images(1)[0], Budget(max_ensemble_size=3), bench.listen, within=FIRST)
+    assert bench.last(ticket).ensemble_size == 1
+    assert bench.last(ticket).stop_reason is None
+    bench.run()
+    assert bench.last(ticket).ensemble_size == 3
+    assert bench.runner.batches == [(0, 1), (1, 1), (2, 1)], "nothing twice"
 
 
 def test_a_device_is_left_to_the_thread_that_knows_it(bench: Bench) -> None:
     bench.runner.name = "pytorch-cuda"
     recorder = Recorder(bench.package, type(bench.registry)())
     engine = Engine(bench.package, bench.runner, settings=EngineSettings(profile_seconds=0.01), recorder=recorder)
-    ticket = engine.submit(images(1)[0], ONE, bench.listen, at_once=True)
+    ticket = engine.submit(images(1)[0], ONE, bench.listen, within=FIRST)
     assert ticket not in bench.heard
 
 
@@ -102,7 +107,7 @@ def test_a_step_that_fails_on_the_spot_is_the_requests_failure(bench: Bench) -> 
         raise RuntimeError("broken")
 
     bench.runner.before = fail
-    ticket = bench.engine.submit(images(1)[0], ONE, bench.listen, at_once=True)
+    ticket = bench.engine.submit(images(1)[0], ONE, bench.listen, within=FIRST)
     assert "broken" in str(bench.failure(ticket).error)
     assert bench.engine.snapshot().active == 0
 
@@ -127,8 +132,7 @@ class Exclusive(OnnxRunner):
             self._computing.release()
 
 
-def test_nobody_computes_beside_anybody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.engine, "MOMENT", np.inf)
+def test_nobody_computes_beside_anybody(bench: Bench) -> None:
     runner, recorder = Exclusive(bench.package), Recorder(bench.package, type(bench.registry)())
     limits = EngineSettings(profile_seconds=0.01, max_batch=8)
     engine = Engine(bench.package, runner, settings=limits, recorder=recorder)
@@ -144,7 +148,7 @@ def test_nobody_computes_beside_anybody(bench: Bench, monkeypatch: pytest.Monkey
     def client(seed: int) -> None:
         for number, image in enumerate(images(20, seed)):
             size = 1 + (number + seed) % 3
-            engine.submit(image, Budget(max_ensemble_size=size), listen, at_once=True)
+            engine.submit(image, Budget(max_ensemble_size=size), listen, within=np.inf)
             assert through.acquire(timeout=PATIENCE)
 
     runner.threads.clear()
@@ -161,8 +165,7 @@ def test_nobody_computes_beside_anybody(bench: Bench, monkeypatch: pytest.Monkey
     assert "client" in runner.threads
 
 
-def test_closing_waits_for_who_computes_on_the_spot(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.engine, "MOMENT", np.inf)
+def test_closing_waits_for_who_computes_on_the_spot(package: Package) -> None:
     bench = Bench(package, OnnxRunner(package))  # that it closes
     computing, go_on = threading.Event(), threading.Event()
 
@@ -172,7 +175,7 @@ def test_closing_waits_for_who_computes_on_the_spot(package: Package, monkeypatc
 
     bench.runner.before = hold
     client = threading.Thread(
-        target=bench.engine.submit, args=(images(1)[0], ONE, bench.listen), kwargs={"at_once": True}
+        target=bench.engine.submit, args=(images(1)[0], ONE, bench.listen), kwargs={"within": np.inf}
     )
     client.start()
     assert computing.wait(PATIENCE)
@@ -191,7 +194,8 @@ def test_closing_waits_for_who_computes_on_the_spot(package: Package, monkeypatc
 async def test_a_client_that_is_alone_is_computed_on_the_event_loop(
     serving: Serving, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.engine, "MOMENT", np.inf)
+    monkeypatch.setattr(service.submission, "ALONE_SECONDS", np.inf)
+    monkeypatch.setattr(service.submission, "QUICK_SECONDS", 0.0)
     async with serving() as served:
         threads: list[str] = []
         watch(served, threads)
@@ -209,6 +213,18 @@ async def test_a_client_that_is_alone_is_computed_on_the_event_loop(
         body = {"images": [encoded(photo)] * 2, "max_ensemble_size": 1}
         assert (await served.client.post("/predict", json=body)).status_code == 200
         assert set(threads) == {"hne-engine"}, "several images are better off in a batch"
+
+
+@pytest.mark.anyio
+async def test_a_step_that_is_quick_is_computed_on_the_event_loop_for_anybody(
+    serving: Serving, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.submission, "QUICK_SECONDS", np.inf)
+    async with serving() as served:
+        threads: list[str] = []
+        watch(served, threads)
+        assert (await served.client.post("/predict", content=photo, headers=JPEG)).json()["ensemble_size"] == 16
+        assert set(threads) == {threading.current_thread().name}
 
 
 def watch(served: Served, threads: list[str]) -> None:

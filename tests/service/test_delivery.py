@@ -4,7 +4,6 @@ from math import inf
 
 import pytest
 
-import service.engine
 from model_core.tree import Segment
 from service.delivery import Delivery
 from service.errors import DeadlineMissedError, DrainingError, QueueFullError, RunnerError
@@ -41,13 +40,9 @@ def test_the_answer_is_the_whole_ensemble_when_nothing_forbids_it(bench: Bench) 
     assert bench.metric("hne_ensemble_size_sum") == 16
 
 
-def test_what_is_computed_on_the_spot_is_there_when_it_is_handed_over(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service.engine, "MOMENT", inf)
-
+def test_what_is_computed_on_the_spot_is_there_when_it_is_handed_over(bench: Bench) -> None:
     async def test(delivery: Delivery) -> None:
-        mailbox = delivery.submit(IMAGE, Budget(max_ensemble_size=1), at_once=True)
+        mailbox = delivery.submit(IMAGE, Budget(max_ensemble_size=1), within=inf)
         assert mailbox.ended
         assert (await mailbox.answer()).stop_reason is StopReason.ENSEMBLE_SIZE
         await asyncio.sleep(0)

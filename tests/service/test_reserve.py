@@ -42,16 +42,16 @@ def test_one_straggler_in_many_costs_refinements_but_no_first_leaf() -> None:
     answers.come(0.001, count=WINDOW)
     answers.come(1.0)
     assert reserve.of(1.0) == 0.001
-    assert reserve.whole == 1.0, "a refinement is worth less than the smallest risk of being late"
+    assert reserve.refining() == 1.0, "a refinement is worth less than the smallest risk of being late"
     answers.come(0.001, count=WINDOW)
-    assert reserve.whole == 0.001
+    assert reserve.refining() == 0.001
 
 
 def test_it_never_takes_more_than_a_part_of_the_deadline_beyond_the_floor() -> None:
     answers = Answers(0.002)
     answers.come(1.0, count=WINDOW)
     assert answers.reserve.of(0.1) == pytest.approx(0.002 + 0.1 * SHARE)
-    assert answers.reserve.whole == pytest.approx(REFINING * 0.002 + 1.0)
+    assert answers.reserve.refining() == pytest.approx(REFINING * 0.002 + 1.0)
 
 
 def test_a_deadline_as_short_as_the_floor_still_has_time_for_a_first_leaf() -> None:
@@ -61,6 +61,12 @@ def test_a_deadline_as_short_as_the_floor_still_has_time_for_a_first_leaf() -> N
     assert answers.reserve.of(0.002) == pytest.approx(0.002 * (FLOOR_SHARE + SHARE))
 
 
+def test_a_short_deadline_leaves_time_for_refinements_too() -> None:
+    answers = Answers(0.002)
+    assert answers.reserve.refining(0.004) == pytest.approx(REFINING * FLOOR_SHARE * 0.004)
+    assert answers.reserve.refining(1.0) == answers.reserve.refining() == pytest.approx(REFINING * 0.002)
+
+
 @pytest.mark.parametrize("slow", [WINDOW // 4, 4 * WINDOW], ids=["short", "long"])
 def test_what_was_slow_in_a_burst_is_forgotten_within_a_second(slow: int) -> None:
     answers = Answers(0.0)
@@ -68,11 +74,11 @@ def test_what_was_slow_in_a_burst_is_forgotten_within_a_second(slow: int) -> Non
     answers.come(None, count=4 * WINDOW, rate=BURST)  # nobody is answered while the burst begins
     answers.come(1.0, count=slow, rate=BURST)
     answers.come(0.002, count=20)
-    assert answers.reserve.whole == 1.0, "it may be chance that few come"
+    assert answers.reserve.refining() == 1.0, "it may be chance that few come"
     answers.come(0.002, count=int(CALM) - 20)
-    assert answers.reserve.whole == 0.002
+    assert answers.reserve.refining() == 0.002
     answers.come(0.001, count=WINDOW)
-    assert answers.reserve.whole == 0.001
+    assert answers.reserve.refining() == 0.001
 
 
 def test_a_pause_of_the_loop_is_no_calm() -> None:
@@ -80,7 +86,7 @@ def test_a_pause_of_the_loop_is_no_calm() -> None:
     answers.come(1.0, count=2 * WINDOW, rate=BURST)
     answers.clock.now += 0.1
     answers.come(0.001)
-    assert answers.reserve.whole == 1.0
+    assert answers.reserve.refining() == 1.0
 
 
 @pytest.mark.anyio
@@ -93,11 +99,11 @@ async def test_the_service_learns_it_from_its_answers(serving: Any, photo: bytes
             assert complete.json()["stop_reason"] == "complete"
         assert reserve.of(1.0) == 0.0, "a few slow answers do not stand for all"
         await served.client.post("/predict", content=photo, headers=headers)
-        assert 0.0 < reserve.of(100.0) <= reserve.whole < 10.0
+        assert 0.0 < reserve.of(100.0) <= reserve.refining() < 10.0
         with served.brake.before(1):
             cut = await served.client.post("/predict?deadline_ms=500", content=photo, headers=headers)
             assert cut.json()["stop_reason"] == "deadline"
-        assert 0.0 < reserve.whole < 10.0, "not the half second that the answer waited for its deadline"
+        assert 0.0 < reserve.refining() < 10.0, "not the half second that the answer waited for its deadline"
 
 
 @pytest.mark.anyio

@@ -172,5 +172,21 @@ async def test_what_is_missed_counts_where_the_loop_lags(
     monkeypatch.setattr(Strain, "ended", lambda _, *, arrived_at, seen_at, let_down: heard.append(let_down))
     async with serving() as served:
         monkeypatch.setattr(LoopLag, "seconds", lag)
-        assert (await served.client.post("/predict?deadline_ms=1", content=photo, headers=JPEG)).status_code == 504
+        assert (await served.client.post("/predict?deadline_ms=0.1", content=photo, headers=JPEG)).status_code == 504
         assert heard == [lag > 0]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("usual", "expected"), [(0.01, True), (0.08, False)])
+async def test_what_had_twice_the_usual_time_and_is_missed_counts_too(
+    serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch, usual: float, expected: bool
+) -> None:
+    heard: list[bool] = []
+    monkeypatch.setattr(Strain, "ended", lambda _, *, arrived_at, seen_at, let_down: heard.append(let_down))
+    async with serving() as served:
+        monkeypatch.setattr(LoopLag, "seconds", 0.0)
+        served.app.state.service.firsts.value = usual
+        with served.brake.before(0):
+            response = await served.client.post("/predict?deadline_ms=100", content=photo, headers=JPEG)
+        assert response.status_code == 504
+        assert heard == [expected]
