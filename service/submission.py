@@ -196,7 +196,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
     mailboxes: list[Mailbox] = []
     try:
         for image in images:
-            mailbox = delivery.submit(image, budget, within=_on_the_spot(service, len(images)))
+            mailbox = delivery.submit(image, budget, within=_on_the_spot(service, len(images), streams=streams))
             mailboxes.append(mailbox)
         for mailbox in mailboxes:
             await mailbox.admitted()
@@ -218,9 +218,11 @@ async def _admitted(request: Request, service: Service) -> Submission:
     )
 
 
-def _on_the_spot(service: Service, images: int) -> float:
-    """For how many seconds the event loop may compute: several images are better off in a batch."""
-    if images > 1:
+def _on_the_spot(service: Service, images: int, *, streams: bool) -> float:
+    """For how many seconds the event loop may compute: several images are better off in a batch, and a stream is to
+    show what is computed meanwhile.
+    """
+    if images > 1 or streams:
         return 0.0
     return ALONE_SECONDS if service.strain.alone else QUICK_SECONDS
 

@@ -225,6 +225,9 @@ async def test_a_step_that_is_quick_is_computed_on_the_event_loop_for_anybody(
         watch(served, threads)
         assert (await served.client.post("/predict", content=photo, headers=JPEG)).json()["ensemble_size"] == 16
         assert set(threads) == {threading.current_thread().name}
+        threads.clear()
+        assert (await served.client.post("/predict/stream", content=photo, headers=JPEG)).status_code == 200
+        assert set(threads) == {"hne-engine"}, "a stream shows what is computed meanwhile"
 
 
 def watch(served: Served, threads: list[str]) -> None:
