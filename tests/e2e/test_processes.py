@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,8 +55,9 @@ async def stream(client: httpx.AsyncClient, photo: bytes) -> list[tuple[str, dic
 async def knock(host: str, port: int) -> NoReturn:
     """Connect again and again."""
     while True:
-        _, writer = await asyncio.open_connection(host, port)
-        writer.close()
+        with suppress(ConnectionResetError):  # the socket was closed between two packets of the handshake
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
 
 
 async def status(url: str, path: str, photo: bytes | None = None) -> tuple[int, str]:
