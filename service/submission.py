@@ -193,10 +193,11 @@ async def _admitted(request: Request, service: Service) -> Submission:
         every_size=streams if options.every_size is None else options.every_size,
     )
     submitted_at = clock()
+    within = _on_the_spot(service, len(images), streams=streams)
     mailboxes: list[Mailbox] = []
     try:
         for image in images:
-            mailbox = delivery.submit(image, budget, within=_on_the_spot(service, len(images), streams=streams))
+            mailbox = delivery.submit(image, budget, within=within)
             mailboxes.append(mailbox)
         for mailbox in mailboxes:
             await mailbox.admitted()

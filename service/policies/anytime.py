@@ -102,14 +102,11 @@ class Anytime:
         newcomers would leave them behind.
         """
         first, *wider = situation.segments[0]
-        limit, widest = min(map(_limit, entries)), min(map(_widest_of, entries))
-        if min(limit, widest) <= first.width:
+        most = min(min(map(_limit, entries)), min(map(_widest_of, entries)))
+        if most <= first.width:
             return first
         if entries[0].deadline > _patient_from(situation):
-            widest = next(
-                (size for size in range(1, min(widest, len(situation.segments))) if situation.queues[size]), widest
-            )
-        most = min(limit, widest)
+            most = next((size for size in range(1, min(most, len(situation.segments))) if situation.queues[size]), most)
         allowed = [segment for segment in wider if segment.stop <= most]
         if not allowed:
             return first

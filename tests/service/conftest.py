@@ -134,7 +134,7 @@ def photo() -> bytes:
 
 @pytest.fixture(scope="session", autouse=True)
 def on_its_own_thread() -> Iterator[None]:
-    """The engine computes on its own thread unless a test says else: a held step must not hold the loop."""
+    """The engine computes on its own thread unless a test says otherwise: a held step must not hold the loop."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(service.submission, "QUICK_SECONDS", 0.0)
         yield
