@@ -6,13 +6,16 @@ status is not 0.
 
     SIGTERM or Ctrl-C:  the engine answers everyone with what they have  ->  the API processes send these answers and
                         end  ->  the engine process ends
-    SIGHUP:             one API process after the other is replaced, unless the service was told to ignore it (nohup)
+    SIGHUP:             one API process after the other is replaced, unless the service was told to ignore it (nohup);
+                        where a new one does not get ready, or another signal comes, the others stay as they are
 """
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -21,6 +24,7 @@ from tempfile import TemporaryDirectory
 
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from model_core.package import Package
 from service import engine_process
@@ -29,12 +33,20 @@ from service.logs import complain
 from service.protocol import server_config
 from service.settings import Settings
 from service.welcome import welcome
-from service.worker import create_worker
+from service.worker import ApiProcess, create_worker
 
 __all__ = ["serve_in_processes"]
 
+logger = logging.getLogger(__name__)
+
 HANG_SECONDS = 30
 """An API process that does not react for so long is replaced as well, whenever another one is."""
+START_SECONDS = 60
+"""What a new one may take to get ready before those that serve are left alone."""
+ANSWER_SECONDS = 1.0
+"""What it may take to say whether it is; while it loads it says nothing."""
+AGAIN_SECONDS = 0.1
+"""After which it is asked again."""
 LAST_WORDS = (engine_process.DRAINED, engine_process.LOST)
 END_SECONDS = 5.0
 """What a process may take to end beyond the time to answer."""
@@ -132,12 +144,40 @@ class Supervisor(Multiprocess):
 
     def join_all(self) -> None:
         """Wait for the API processes; one that hangs is not waited for."""
+        self._join(self.processes)
+
+    def restart_all(self) -> None:
+        """Replace one API process after the other, each once the new one serves."""
+        for index, old in enumerate(self.processes):
+            new = ApiProcess(self.config, self.sockets)
+            new.start()
+            if not self._gets_ready(new):
+                new.kill()
+                new.join()
+                return
+            self.processes[index] = new
+            old.terminate()
+            self._join([old])
+
+    def _gets_ready(self, process: Process) -> bool:
+        until = time.monotonic() + START_SECONDS
+        while not process.is_ready(ANSWER_SECONDS):
+            if self.signal_queue:  # what it says comes first
+                return False
+            if not process.process.is_alive() or time.monotonic() > until:
+                logger.error("a new API process does not get ready: those that serve are kept")
+                return False
+            time.sleep(AGAIN_SECONDS)
+        return True
+
+    def _join(self, processes: Sequence[Process]) -> None:
+        """Wait for processes that were told to end, as long as they may take."""
         until = time.monotonic() + self._settings.drain_seconds + END_SECONDS
-        for process in self.processes:
+        for process in processes:
             process.process.join(max(0.0, until - time.monotonic()))
             if process.process.is_alive():
                 process.process.kill()
-        super().join_all()
+            process.join()
 
     def _fail(self) -> None:
         self.status = 1

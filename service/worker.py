@@ -1,4 +1,4 @@
-"""Worker: the app of one API process. It talks to the engine process and loads no runner."""
+"""Worker: one API process and its app. It talks to the engine process and loads no runner."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import os
 import signal
 import threading
 from multiprocessing import parent_process
+from socket import socket
 
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors.multiprocess import Process
 
 from model_core.errors import ModelError
 from model_core.package import Package
@@ -21,12 +23,25 @@ from service.lifecycle import Service
 from service.logs import configure_logging
 from service.settings import Settings
 
-__all__ = ["create_worker"]
+__all__ = ["ApiProcess", "create_worker"]
 
 logger = logging.getLogger(__name__)
 
 LAST_ANSWERS_SECONDS = 0.5
 """For those who wait as this process finds that it cannot serve any more."""
+
+
+class ApiProcess(Process):
+    """uvicorn's, with one server.
+
+    uvicorn makes the server for whoever asks for it first: the thread that serves, or the one that tells the
+    supervisor whether it does. If both ask at once, each makes one, and the process may say for ever that it does not.
+    """
+
+    def target(self, sockets: list[socket] | None = None) -> None:
+        """What the process does."""
+        self._server = self.server
+        super().target(sockets)
 
 
 def create_worker(settings: Settings, address: str) -> FastAPI:

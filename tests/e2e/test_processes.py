@@ -139,6 +139,40 @@ async def test_a_hangup_replaces_the_api_processes_and_nothing_else(service: Run
     assert before - apis == service.alive() - service.apis
 
 
+async def test_where_no_new_api_process_can_start_a_hangup_leaves_those_that_serve(
+    tiny_package: Path, tmp_path: Path, photo: bytes
+) -> None:
+    model = Path(shutil.copytree(tiny_package, tmp_path / "model"))
+    with launched(model, "--api-processes", "2", TMPDIR=str(tmp_path)) as process:
+        service = Running(wait_until_ready(process), process, tmp_path)
+        (model / "manifest.json").write_text("{")
+        apis = service.apis
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr is not None
+        while "those that serve are kept" not in process.stderr.readline():
+            pass
+        assert service.apis == apis
+        assert (await status(service.url, "/predict", photo))[0] == 200
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+async def test_a_signal_that_comes_while_a_new_api_process_starts_is_heard(tiny_package: Path, tmp_path: Path) -> None:
+    with launched(tiny_package, "--api-processes", "1", TMPDIR=str(tmp_path)) as process:
+        wait_until_ready(process)
+        service = Running("", process, tmp_path)
+        before = service.apis
+        process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(PATIENCE):
+            while len(service.apis) < 2:
+                await asyncio.sleep(0)
+        (new,) = service.apis - before
+        os.kill(new, signal.SIGSTOP)  # it would take for ever
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        await gone(service)
+
+
 async def test_started_by_nohup_it_outlives_its_terminal(tiny_package: Path, tmp_path: Path, photo: bytes) -> None:
     flags = ("--api-processes", "1")
     with launched(tiny_package, *flags, program=NOHUP, TMPDIR=str(tmp_path)) as process:
