@@ -97,10 +97,8 @@ async def predict(request: Request) -> Response:
             if submission.is_list:
                 return await _list(submission)
             refinement = await submission.mailboxes[0].answer()
-    service, head = submission.service, submission.head
-    service.turns.observe(refinement.first_at - submission.turn_at)
-    service.firsts.add(refinement.first_at - head.arrived_at)
-    head.ended_at = refinement.ended_at
+    head = submission.head
+    head.turn_at, head.first_at, head.ended_at = submission.turn_at, refinement.first_at, refinement.ended_at
     body = submission.answer(refinement).model_dump_json()
     return Response(
         body, media_type="application/json", headers={"Server-Timing": submission.server_timing(refinement)}

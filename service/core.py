@@ -1,6 +1,7 @@
 """The core: all of an engine but its thread and its lock. It turns admitted requests into refining predictions.
 
-    admit -> [ give_up -> schedule -> compute -> advance ]* -> an end: a refinement with a stop reason, or a failure
+    admit -> [ give_up -> schedule -> compute -> advance -> book ]* -> an end:
+        a refinement with a stop reason, or a failure
 
 Requests that stand at the same ensemble size share a batch, whenever they arrived. Only `compute` takes time; nothing
 else may run beside anything. Everything else is to be called one at a time, which is what the engine's lock is for.
@@ -149,10 +150,8 @@ class Core:
         batch = self.ledger.begin(decision, now)
         if self._rested(batch):
             self._through_at = None
+        batch.since = self._through_at or now
         self._free_at = now + seconds
-        if batch.segment.start == 0:
-            for request in batch.requests:
-                self.recorder.started(waited=now - request.submitted_at)
         return batch
 
     def compute(self, batch: Batch) -> None:
@@ -165,13 +164,10 @@ class Core:
     def advance(self, batch: Batch) -> Updates:
         """A batch has been computed: everyone's next refinement, and with it their place in the next queue or their
         end."""
-        now, size, count = self.clock(), batch.segment.stop, len(batch.requests)
-        seconds, flops = now - batch.started_at, self._flops[size] - self._flops[batch.segment.start]
+        now = batch.through_at = self.clock()
+        size = batch.segment.stop
         self._steps_run += 1
-        # From the end of the one before: what lies between two batches is part of what a batch costs.
-        self._profile.observe(batch.segment, count, now - (self._through_at or batch.started_at))
         self.probes.ran(batch.segment)
-        self.recorder.step(ensemble_size=size, batch=count, seconds=seconds, flops=count * flops)
         probabilities = self._pool.probabilities(batch.rows, size, self._temperatures[size])
         confidences = probabilities.max(axis=1).tolist()
         next_end = now + self._profile.expected(Segment(size), 1) if size < self._tree.leaves else now
@@ -183,11 +179,7 @@ class Core:
                 logger.error("%s", error)
                 updates += self._end([request], StopReason.ERROR, error)
                 continue
-            first_at = now
-            if request.latest is None:
-                self.recorder.first_prediction(seconds=now - request.submitted_at)
-            else:
-                first_at = request.latest.first_at
+            first_at = now if request.latest is None else request.latest.first_at
             stop_reason = request.stop_reason(size, confidences[position], next_end, batch.enough)
             out_of_time = out_of_time or stop_reason is StopReason.DEADLINE
             refinement = Refinement(
@@ -213,6 +205,24 @@ class Core:
             error = RunnerError(self._package.step(batch.segment.start), repr(error))
         self._through_at = None
         return self._end([request for _, request in self.ledger.release(batch)], StopReason.ERROR, error)
+
+    def book(self, batch: Batch) -> None:
+        """Count a batch that was computed, or failed, for the profile and the metrics. No answer has to wait for it."""
+        segment, count = batch.segment, len(batch.requests)
+        if segment.start == 0:
+            for request in batch.requests:
+                self.recorder.started(waited=batch.started_at - request.submitted_at)
+                if request.latest is not None:
+                    self.recorder.first_prediction(seconds=request.latest.first_at - request.submitted_at)
+        if batch.through_at is not None:
+            # From the end of the one before: what lies between two batches is part of what a batch costs.
+            self._profile.observe(segment, count, batch.through_at - batch.since)
+            self.recorder.step(
+                ensemble_size=segment.stop,
+                batch=count,
+                seconds=batch.through_at - batch.started_at,
+                flops=count * (self._flops[segment.stop] - self._flops[segment.start]),
+            )
 
     def learn(self, segment: Segment, seconds: float) -> None:
         """A probe took so long."""

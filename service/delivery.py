@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -71,7 +72,7 @@ class Delivery:
 class Mailbox:
     """What one request has been told so far, on its event loop: `news`, and what is `put` into it later.
 
-    It hands out its final refinement once, and records the answer when it does.
+    It hands out its final refinement once, and has the answer counted soon after.
     """
 
     def __init__(
@@ -231,5 +232,7 @@ class Mailbox:
             raise self._error
         answer = self._latest
         assert answer.stop_reason is not None
-        self._recorder.answered(ensemble_size=answer.ensemble_size, stop_reason=answer.stop_reason)
+        # The answer need not wait for it.
+        counted = partial(self._recorder.answered, ensemble_size=answer.ensemble_size, stop_reason=answer.stop_reason)
+        asyncio.get_running_loop().call_soon(counted)
         return answer

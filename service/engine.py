@@ -1,6 +1,6 @@
 """The engine: one thread around a `Core`, and the lock that lets requests come from any other.
 
-    step()  = give up, schedule, compute, advance: one batch
+    step()  = give up, schedule, compute, advance, book: one batch
     probe() = measure a step again that was refused, while there is nothing else to do
 
 Everything but the computation happens under one lock, briefly, so `submit` and `cancel` may come from any thread, and
@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from model_core.package import Package
 from service.core import Core, Updates
@@ -33,6 +34,14 @@ logger = logging.getLogger(__name__)
 HOPELESS, HOPELESS_SECONDS = 3, 2.0
 """So many batches that fail in a row, over so long: a GPU that has lost its context fails every one from then on, and
 only a new process can use it again."""
+
+
+Later = Callable[[Callable[[], None]], object]
+"""Sees to it that something is called soon."""
+
+
+def _at_once(call: Callable[[], None]) -> None:
+    call()
 
 
 PAUSE = 0.001
@@ -88,12 +97,15 @@ class Engine:
         self._thread = threading.Thread(target=self._serve, name="hne-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, image: Array, budget: Budget, listener: Listener, *, within: float = 0.0) -> Ticket:
+    def submit(
+        self, image: Array, budget: Budget, listener: Listener, *, within: float = 0.0, later: Later = _at_once
+    ) -> Ticket:
         """Admit a normalised image (C, H, W). Its updates go to `listener`, possibly before this returns.
 
         A request that could get no leaf before its deadline, with all that wait before it, fails at once. One that has
         the engine to itself is computed before this returns as far as that is expected to take less than `within`
-        seconds, if a CPU does that: to change threads twice takes as long as a small step.
+        seconds, if a CPU does that: to change threads twice takes as long as a small step. It is booked `later`, since
+        after a step the processor's caches hold nothing of the books, and the answer need not wait for them.
 
         Raises:
             BudgetError: the budget allows not even the first leaf, or is none.
@@ -110,7 +122,7 @@ class Engine:
                 self._busy = batch is not None
             self._tell(updates)
         if batch is not None:
-            self._work(lambda: self._begin(batch, until))
+            self._work(lambda: self._begin(batch, until, later))
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -180,9 +192,10 @@ class Engine:
         """The next batch of the only request there is, if it is expected to be through by then."""
         return self._core.schedule(within=until - self.clock()) if len(self._core.ledger) == 1 else None
 
-    def _begin(self, batch: Batch | None, until: float) -> bool:
+    def _begin(self, batch: Batch | None, until: float, later: Later) -> bool:
         while batch is not None:
             self._run(batch)
+            later(partial(self._book, batch))
             with self._changed:
                 batch = self._alone(until)
         return True
@@ -196,6 +209,7 @@ class Engine:
         if batch is None:
             return False
         self._run(batch)
+        self._book(batch)
         return True
 
     def _run(self, batch: Batch) -> None:
@@ -212,6 +226,10 @@ class Engine:
             self._failures = 0
             with self._changed:
                 self._tell(self._core.advance(batch))
+
+    def _book(self, batch: Batch) -> None:
+        with self._changed:
+            self._core.book(batch)
 
     def _probe(self) -> bool:
         with self._changed:

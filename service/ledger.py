@@ -70,7 +70,7 @@ class Request:
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """Requests that take a segment together, in the order of their slots. Nobody changes one."""
+    """Requests that take a segment together, in the order of their slots."""
 
     segment: Segment
     requests: list[Request]
@@ -80,6 +80,10 @@ class Batch:
     started_at: float
     enough: float | None
     """The confidence with which its requests stop that name none; see `Decision`."""
+    since: float = 0.0
+    """From when on it counts what it costs: the end of the batch before, where it followed at once, else its start."""
+    through_at: float | None = None
+    """When it had been computed; None if it has not, or failed."""
 
 
 class Ledger:

@@ -81,7 +81,7 @@ class LocalEngine:
         """See `EngineClient.submit`; every refusal is known at once."""
         heard = self._here = []
         try:
-            ticket = self._running.submit(image, budget, self._deliver, within=within)
+            ticket = self._running.submit(image, budget, self._deliver, within=within, later=self._loop.call_soon)
         finally:
             self._here = None
         if others := [(whose, news) for whose, news in heard if whose is not ticket]:

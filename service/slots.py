@@ -62,18 +62,20 @@ class SlotPool:
         self._taken[slot] = 0
         self._available += 1
 
+    @np.errstate(over="ignore", invalid="ignore")
     def add_logits(self, rows: Rows, logits: Array) -> None:
         """Add leaves' logits (w, B, K)."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._logit_sums[rows] += logits[0] if len(logits) == 1 else logits.sum(axis=0)
+        self._logit_sums[rows] += logits[0] if len(logits) == 1 else logits.sum(axis=0)
 
+    @np.errstate(invalid="ignore")
     def probabilities(self, rows: Rows, size: int, temperature: float) -> Array:
         """softmax(y_n / T), (B, K), at ensemble size n; y_n is the mean of the n leaves' logits.
 
         NaN for logits that are not finite.
         """
-        with np.errstate(invalid="ignore"):
-            logits = self._logit_sums[rows] / np.float32(size * temperature)
-            exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-            probabilities: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
-        return probabilities
+        # In place, and by the functions that the methods call: of one image, what is called is all that takes time.
+        values: Array = self._logit_sums[rows] / np.float32(size * temperature)
+        values -= np.maximum.reduce(values, axis=-1, keepdims=True)
+        np.exp(values, out=values)
+        values /= np.add.reduce(values, axis=-1, keepdims=True)
+        return values

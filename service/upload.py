@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.types import Message
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
 
 from service.errors import FormatError, InvalidError, MalformedError, TooLargeError
 from service.problems import faults_of
@@ -66,15 +66,15 @@ async def read_upload(request: Request, *, max_bytes: int, max_images: int) -> U
         InvalidError: unknown or invalid fields, no image or more than `max_images`.
         ClientDisconnect: the client went away before its end.
     """
-    request = _limited(request, max_bytes)
+    receive = _limited(request, max_bytes)
     kind = _kind(request)
     if kind.startswith("image/"):
-        if not (data := await request.body()):
+        if not (data := await _whole(receive)):
             raise MalformedError("the body is empty; send the bytes of an image")
         return Upload(images={"image": data})
     if kind == "multipart/form-data":
         try:
-            return await _from_form(request, max_images)
+            return await _from_form(Request(request.scope, receive), max_images)
         except HTTPException as error:  # how Starlette says that it is no form, or one of too many parts
             if str(error.detail).startswith("Too many files"):
                 raise InvalidError({"body.file": f"more than {max_images} images"}) from error
@@ -82,7 +82,7 @@ async def read_upload(request: Request, *, max_bytes: int, max_images: int) -> U
         except UnicodeError as error:  # Starlette is ready for text that its charset cannot read, not for any charset
             raise MalformedError(f"the form cannot be read in its charset: {error}") from error
     if kind == "application/json":
-        return _from_json(await request.body(), max_images)
+        return _from_json(await _whole(receive), max_images)
     raise FormatError(
         f"Content-Type {kind or '(none)'} is not served; send image/*, multipart/form-data or application/json"
     )
@@ -131,8 +131,20 @@ def _kind(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _limited(request: Request, max_bytes: int) -> Request:
-    """The same request, whose body may not have more than `max_bytes`: refused by its head where that tells."""
+async def _whole(receive: Receive) -> bytes:
+    """A body to its end, for a third of what `Request.body` takes."""
+    parts, more = [], True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _limited(request: Request, max_bytes: int) -> Receive:
+    """Receives a request's body, which may not have more than `max_bytes`: refused by its head where that tells."""
     too_large = TooLargeError(f"the body has more than the {max_bytes} bytes allowed")
     if (length := request.headers.get("content-length", "")).isdecimal() and int(length) > max_bytes:
         raise too_large
@@ -146,4 +158,4 @@ def _limited(request: Request, max_bytes: int) -> Request:
             raise too_large
         return message
 
-    return Request(request.scope, receive)
+    return receive

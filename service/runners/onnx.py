@@ -140,6 +140,9 @@ class OnnxRunner:
 
     def _run_in_place(self, step: _Step, rows: Rows, images: Array | None) -> Array:
         """Compute from arrays into arrays of ours. Of neighbouring rows these are the slots; others are copied."""
+        if images is not None and not step.keeps:  # nothing of it touches a slot
+            (logits,) = step.session.run(None, {"x": images})
+            return np.asarray(logits).reshape(step.width, -1, self._classes)
         # Held until the session has run: a binding knows no more than an address.
         x = None if images is None else np.ascontiguousarray(images, np.float32)
         if isinstance(rows, slice):

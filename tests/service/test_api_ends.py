@@ -36,6 +36,7 @@ async def test_at_the_deadline_the_latest_refinement_is_the_answer(serving: Any,
         answer = response.json()
         assert (response.status_code, answer["ensemble_size"], answer["stop_reason"]) == (200, 2, "deadline")
         assert 290 < answer["elapsed_ms"] < 1000
+        await asyncio.sleep(0)  # it is counted once it is out
         assert served.metric("hne_stops_total", reason="deadline") == 1
         assert served.metric("hne_deadline_overrun_seconds_count") == 1
 
@@ -129,19 +130,44 @@ async def test_the_deadline_counts_from_the_head_so_a_slow_upload_is_504(
     assert response.status_code == 504
 
 
-@pytest.mark.parametrize("path", ["/predict", "/predict/stream"])
-async def test_a_client_that_leaves_frees_its_place(serving: Any, photo: bytes, path: str) -> None:
-    first_leaf = asyncio.Event()
-    body = [{"type": "http.request", "body": photo, "more_body": False}]
-    scope = {
+def upload_to(path: str, kind: bytes) -> dict[str, Any]:
+    """The scope of a request whose body is of a kind."""
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": "POST",
         "path": path,
         "query_string": b"",
-        "headers": [(b"content-type", b"image/jpeg")],
+        "headers": [(b"content-type", kind)],
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "begins"),
+    [(b"image/jpeg", b"\xff\xd8"), (b"application/json", b"{"), (b"multipart/form-data; boundary=x", b"--x\r\n")],
+)
+async def test_a_client_that_leaves_during_its_upload_is_no_fault(serving: Any, kind: bytes, begins: bytes) -> None:
+    messages: list[dict[str, Any]] = [
+        {"type": "http.disconnect"},
+        {"type": "http.request", "body": begins, "more_body": True},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop()
+
+    async def send(_: Any) -> None:
+        pass
+
+    async with serving() as served:
+        await served.app(upload_to("/predict", kind), receive, send)
+        assert served.metric("hne_requests_total", endpoint="/predict", outcome="disconnected") == 1
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/stream"])
+async def test_a_client_that_leaves_frees_its_place(serving: Any, photo: bytes, path: str) -> None:
+    first_leaf = asyncio.Event()
+    body = [{"type": "http.request", "body": photo, "more_body": False}]
 
     async def receive() -> dict[str, Any]:
         if body:
@@ -154,7 +180,7 @@ async def test_a_client_that_leaves_frees_its_place(serving: Any, photo: bytes, 
 
     async with serving() as served:
         with served.brake.before(1):
-            request = asyncio.create_task(served.app(scope, receive, send))
+            request = asyncio.create_task(served.app(upload_to(path, b"image/jpeg"), receive, send))
             await leaf_of_one(served)
             assert served.metric("hne_inflight_requests") == 1
             first_leaf.set()

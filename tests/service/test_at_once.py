@@ -94,6 +94,17 @@ def test_what_takes_longer_than_the_first_leaf_may_is_left_to_the_engines_thread
     assert bench.runner.batches == [(0, 1), (1, 1), (2, 1)], "nothing twice"
 
 
+def test_what_nobody_waits_for_is_booked_later(bench: Bench) -> None:
+    waiting: list[Callable[[], None]] = []
+    ticket = bench.engine.submit(images(1)[0], ONE, bench.listen, within=FIRST, later=waiting.append)
+    assert bench.last(ticket).ensemble_size == 1
+    counted = ("hne_step_batch_size_count", "hne_queue_duration_seconds_count", "hne_first_prediction_seconds_count")
+    assert [bench.metric(name) for name in counted] == [0, 0, 0]
+    (book,) = waiting
+    book()
+    assert [bench.metric(name) for name in counted] == [1, 1, 1]
+
+
 def test_a_device_is_left_to_the_thread_that_knows_it(bench: Bench) -> None:
     bench.runner.name = "pytorch-cuda"
     recorder = Recorder(bench.package, type(bench.registry)())
