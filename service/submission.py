@@ -41,6 +41,8 @@ STREAM_PATH = "/predict/stream"
 TIMEOUT_HEADER = "x-request-timeout-ms"
 QUICK_SECONDS, ALONE_SECONDS = 0.0006, 0.001
 """Of computing for which the event loop may stand still, for anybody and for a client that is alone."""
+CROWD, HURRY_SECONDS = 4, 0.01
+"""Where so many wait for their turn, who has longer until his deadline shares a step with them."""
 QUERIES = 256
 """Different queries whose options are remembered: a client asks the same way again and again."""
 
@@ -193,7 +195,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         every_size=streams if options.every_size is None else options.every_size,
     )
     submitted_at = clock()
-    within = _on_the_spot(service, len(images), streams=streams)
+    within = _on_the_spot(service, len(images), streams=streams, left=deadline - submitted_at)
     mailboxes: list[Mailbox] = []
     try:
         for image in images:
@@ -219,11 +221,14 @@ async def _admitted(request: Request, service: Service) -> Submission:
     )
 
 
-def _on_the_spot(service: Service, images: int, *, streams: bool) -> float:
-    """For how many seconds the event loop may compute: several images are better off in a batch, and a stream is to
-    show what is computed meanwhile.
+def _on_the_spot(service: Service, images: int, *, streams: bool, left: float) -> float:
+    """For how many seconds the event loop may compute for a request that has `left` seconds until its deadline.
+
+    Several images are better off in a batch, and so are those of a crowd: while the engine's thread is at a step, those
+    who wait for their turn are taken up, and share the next. That carries half as many requests again, but each waits
+    longer. A stream is to show what is computed meanwhile.
     """
-    if images > 1 or streams:
+    if images > 1 or streams or (left > HURRY_SECONDS and service.turns.awaited >= CROWD):
         return 0.0
     return ALONE_SECONDS if service.strain.alone else QUICK_SECONDS
 

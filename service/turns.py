@@ -42,6 +42,11 @@ class Turns:
         self._taken = False
         """Whether this turn has let one through."""
 
+    @property
+    def awaited(self) -> int:
+        """How many wait for one, or did until they were given up."""
+        return sum(map(len, self._waiting.values()))
+
     def observe(self, seconds: float) -> None:
         """From its turn to its first leaf a request took so long."""
         self._needed.add(seconds)

@@ -1,5 +1,6 @@
 """Who has the engine to itself for a moment is computed on the spot, on the thread that submits."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 
@@ -239,6 +240,22 @@ async def test_a_step_that_is_quick_is_computed_on_the_event_loop_for_anybody(
         threads.clear()
         assert (await served.client.post("/predict/stream", content=photo, headers=JPEG)).status_code == 200
         assert set(threads) == {"hne-engine"}, "a stream shows what is computed meanwhile"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("hurry", "expected"), [(0.0, True), (np.inf, False)])
+async def test_who_has_time_shares_steps_with_those_who_wait_for_their_turn(
+    serving: Serving, photo: bytes, monkeypatch: pytest.MonkeyPatch, hurry: float, expected: bool
+) -> None:
+    monkeypatch.setattr(service.submission, "QUICK_SECONDS", np.inf)
+    monkeypatch.setattr(service.submission, "HURRY_SECONDS", hurry)
+    async with serving() as served:
+        threads: list[str] = []
+        watch(served, threads)
+        path, crowd = "/predict?max_ensemble_size=1", 2 * service.submission.CROWD
+        asked = [served.client.post(path, content=photo, headers=JPEG) for _ in range(crowd)]
+        assert {response.status_code for response in await asyncio.gather(*asked)} == {200}
+        assert ("hne-engine" in threads) is expected
 
 
 def watch(served: Served, threads: list[str]) -> None:
