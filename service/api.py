@@ -98,7 +98,7 @@ async def predict(request: Request) -> Response:
                 return await _list(submission)
             refinement = await submission.mailboxes[0].answer()
     head = submission.head
-    head.turn_at, head.first_at, head.ended_at = submission.turn_at, refinement.first_at, refinement.ended_at
+    head.first_at, head.ended_at = refinement.first_at, refinement.ended_at
     body = submission.answer(refinement).model_dump_json()
     return Response(
         body, media_type="application/json", headers={"Server-Timing": submission.server_timing(refinement)}

@@ -42,8 +42,8 @@ class Head:
     """The client's own if it is sane, else a new one."""
     due_at: float | None = None
     """Instant at which the answer is due, once the request has been read."""
-    turn_at: float = 0.0
-    """Instant at which its image was taken up, if it got a first leaf."""
+    turn_at: float | None = None
+    """Instant at which its images were taken up, once they are."""
     first_at: float | None = None
     """Instant of the first leaf of a single answer."""
     ended_at: float | None = None

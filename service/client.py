@@ -103,8 +103,8 @@ class EngineClient(Protocol):
         """
 
     def submit(self, image: NDArray[np.float32], budget: Budget, *, within: float = 0.0) -> Submitted:
-        """Hand over a normalised image (C, H, W), which must not change afterwards. It returns at
-        once, or after the seconds `within` which a request that has the engine to itself may be computed on the spot.
+        """Hand over a normalised image (C, H, W), which must not change afterwards. It returns at once, or after the
+        seconds `within` which a request that has the engine to itself may be computed on the spot.
 
         What the engine says to it is heard later, unless it is known already: `Admitted`, or the refusal as a failure.
 

@@ -59,7 +59,7 @@ def create_front(service: Service) -> FastAPI:
             outcome, over_at = outcome_of(head.status), head.arrived_at + seconds
             overrun = None if outcome != "answered" or head.due_at is None else max(0.0, over_at - head.due_at)
             service.recorder.request(endpoint=path, outcome=outcome, seconds=seconds, overrun=overrun)
-            if head.first_at is not None:
+            if head.first_at is not None and head.turn_at is not None:
                 service.turns.observe(head.first_at - head.turn_at)
                 service.firsts.add(head.first_at - head.arrived_at)
             answered_at = head.ended_at if outcome == "answered" else None

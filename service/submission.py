@@ -74,8 +74,6 @@ class Submission:
     deadline_ms: float
     """When the answer is due, counted from the arrival of the head."""
     top_k: int
-    turn_at: float
-    """When its images were taken up."""
     decoded_at: float
     submitted_at: float
     mailboxes: list[Mailbox]
@@ -156,7 +154,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
         return head.arrived_at + deadline_ms / 1e3 - service.reserve.of(deadline_ms / 1e3)
 
     form = Form.STREAM if request.scope["path"].endswith(STREAM_PATH) else accepted_form(request.scope["headers"])
-    options, turn_at, may_name_one = query, None, has_options(request)
+    options, may_name_one = query, has_options(request)
     # A body that may name a deadline longer than the usual one has the time to say so.
     deadline_ms = due(query, default=None) if may_name_one else due(query)
     deadline = instant(deadline_ms)
@@ -174,12 +172,12 @@ async def _admitted(request: Request, service: Service) -> Submission:
             top_k = _check(options, service)
             priority = PRIORITIES[options.priority]
             await service.turns.next(deadline, priority)
-            turn_at = clock()
+            head.turn_at = clock()
             images = await _decoded(service.decoder, upload.images)
     except TimeoutError as error:
         missed = DeadlineMissedError()
         service.recorder.deadline_missed()
-        if turn_at is None:
+        if head.turn_at is None:
             service.recorder.rejected(missed)
         raise missed from error
     decoded_at = clock()
@@ -212,7 +210,6 @@ async def _admitted(request: Request, service: Service) -> Submission:
         head=head,
         deadline_ms=deadline_ms,
         top_k=top_k,
-        turn_at=turn_at,
         decoded_at=decoded_at,
         submitted_at=submitted_at,
         mailboxes=mailboxes,

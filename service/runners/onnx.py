@@ -123,7 +123,7 @@ class OnnxRunner:
         if images is not None and not final and IMAGE in slots:
             slots.store(IMAGE, rows, images)
         try:
-            if self._in_place:
+            if self._in_place and (images is None or step.keeps):  # else nothing of it touches a slot
                 return self._run_in_place(step, rows, images)
             x = slots.gather(step.reads, rows) if images is None else images
             logits, *kept = step.session.run(None, {"x": x})
@@ -140,9 +140,6 @@ class OnnxRunner:
 
     def _run_in_place(self, step: _Step, rows: Rows, images: Array | None) -> Array:
         """Compute from arrays into arrays of ours. Of neighbouring rows these are the slots; others are copied."""
-        if images is not None and not step.keeps:  # nothing of it touches a slot
-            (logits,) = step.session.run(None, {"x": images})
-            return np.asarray(logits).reshape(step.width, -1, self._classes)
         # Held until the session has run: a binding knows no more than an address.
         x = None if images is None else np.ascontiguousarray(images, np.float32)
         if isinstance(rows, slice):
