@@ -1,8 +1,22 @@
 """Fixtures of the tests that talk to a running server."""
 
+import signal
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from PIL import Image
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangups_reach_servers() -> Iterator[None]:
+    """Tests that `nohup` started ignore hangups, and so would a server. With a handler they go on, and what they start
+    has the default again."""
+    inherited = signal.getsignal(signal.SIGHUP)
+    if inherited == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, inherited)
 
 
 @pytest.fixture(scope="module")

@@ -149,8 +149,9 @@ async def test_where_no_new_api_process_can_start_a_hangup_leaves_those_that_ser
         apis = service.apis
         process.send_signal(signal.SIGHUP)
         assert process.stderr is not None
-        while "those that serve are kept" not in process.stderr.readline():
-            pass
+        async with asyncio.timeout(PATIENCE):
+            while "those that serve are kept" not in (line := await asyncio.to_thread(process.stderr.readline)):
+                assert line, "it has ended"
         assert service.apis == apis
         assert (await status(service.url, "/predict", photo))[0] == 200
         process.terminate()
