@@ -39,8 +39,8 @@ format: $(VENV)/.dev ## fix style where it can be done by itself
 up: ## service, Prometheus and Grafana in containers
 	docker compose up --build --wait
 
-down: ## stop the containers
-	docker compose down
+down: ## stop the containers, those of the GPU too
+	docker compose --profile gpu down
 
 clean: ## remove the virtual environment and the caches
 	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from deploy.grafana.check_queries import DASHBOARD
+from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -57,6 +58,17 @@ def test_a_plain_up_needs_no_gpu() -> None:
     assert "profiles" not in SERVICES["hne"]
     assert "deploy" not in SERVICES["hne"]
     assert SERVICES["hne-gpu"]["profiles"] == ["gpu"]
+
+
+def test_a_setting_of_the_host_is_one_of_the_service_and_an_image_keeps_its_own() -> None:
+    fixed = {"HNE_HOST", "HNE_PORT", "HNE_MODEL", "HNE_RUNNER"}
+    settings = {f"HNE_{name.upper()}" for name in Settings.model_fields} - fixed
+    assert set(SERVICES["hne"]["environment"]) == set(SERVICES["hne-gpu"]["environment"]) == settings
+    assert not any(SERVICES["hne"]["environment"].values())
+    (stage,) = re.findall(r"^FROM runtime AS gpu\n(.*?)^FROM", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    own = {name: value for name, value in re.findall(r"(HNE_\w+)=(\w+)", stage) if name not in fixed}
+    given = {name: value for name, value in SERVICES["hne-gpu"]["environment"].items() if value is not None}
+    assert given == {name: f"${{{name}:-{value}}}" for name, value in own.items()}
 
 
 def test_prometheus_scrapes_the_service_where_it_listens() -> None:
