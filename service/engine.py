@@ -83,6 +83,7 @@ class Engine:
         self._failures = 0
         """Batches in a row."""
         self._failing_since = 0.0
+        self._hopeless = False
         self._busy = False
         """Somebody computes, on whichever thread."""
         self._news = self._known = 0
@@ -220,6 +221,7 @@ class Engine:
             if not self._failures:
                 self._failing_since = self.clock()
             self._failures += 1
+            self._hopeless = self._failures >= HOPELESS and self.clock() >= self._failing_since + HOPELESS_SECONDS
             with self._changed:
                 self._tell(self._core.fail(batch, error))
         else:
@@ -237,6 +239,7 @@ class Engine:
         if segment is None:
             return False
         if (seconds := self._core.probes.measure(segment)) is not None:
+            self._failures = 0
             with self._changed:
                 self._core.learn(segment, seconds)
         return True
@@ -248,7 +251,7 @@ class Engine:
             while self._await_work():
                 if not (self.step() or self.probe()):
                     self._pause()
-                if self._failures >= HOPELESS and self.clock() >= self._failing_since + HOPELESS_SECONDS:
+                if self._hopeless:
                     logger.critical("%d batches failed in a row: nothing can be computed any more", self._failures)
                     break
         finally:  # also if a fault of our own ends the thread: nobody is left waiting, nobody else is admitted

@@ -127,7 +127,7 @@ class Decoder:
                 return self._normalise(pixels)
             with self._opened(data, name) as image:
                 if self._pixels(image) <= SMALL_PIXELS:
-                    return self._input(image)
+                    return self._input(image, name)
         found = await self._lane.run(self._read_unless_big, data, name)
         return await self._big_lane.run(self.read, data, name) if found is None else found
 
@@ -142,7 +142,7 @@ class Decoder:
         if (pixels := self._plain(data)) is not None:
             return self._normalise(pixels)
         with self._opened(data, name) as image:
-            return self._input(image)
+            return self._input(image, name)
 
     def close(self) -> None:
         """Stop the threads; images that still wait are dropped."""
@@ -154,17 +154,17 @@ class Decoder:
             return self._normalise(pixels)
         with self._opened(data, name) as image:
             most = BIG_JPEG_PIXELS if isinstance(image, JpegImageFile) else BIG_PIXELS
-            return self._input(image) if self._pixels(image) <= most else None
+            return self._input(image, name) if self._pixels(image) <= most else None
 
     def _pixels(self, image: Image.Image) -> int:
         """Those of the image, or once it is resized if these are more: a thin strip grows."""
         sizes = image.size, resized(image.size, self._cover)
         return max(width * height for width, height in sizes)
 
-    def _input(self, image: Image.Image) -> NDArray[np.float32]:
+    def _input(self, image: Image.Image, name: str) -> NDArray[np.float32]:
         side = max(self._cover) * DRAFT_FACTOR  # a square, since it may be turned afterwards
         image.draft(None, (side, side))
-        return self._normalise(np.asarray(self._fit(upright(image))))
+        return self._normalise(np.asarray(self._fit(upright(image), name)))
 
     def _plain(self, data: bytes) -> NDArray[np.uint8] | None:
         """The pixels (H, W, 3) of a JPEG that needs nothing but decoding; None where Pillow is to have a look.
@@ -195,27 +195,28 @@ class Decoder:
         """The image, of which the head alone has been read. Raises in the block too what `read` does."""
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                self._check_size(image.width, image.height)
+                self._check_size(image.size, name)
                 yield image
         except UnidentifiedImageError as error:
             if _has_known_start(data):
                 raise InvalidError({name: "cannot be decoded: the head of the image is broken"}) from error
-            raise FormatError(f"not an image this service reads ({', '.join(FORMATS)})") from error
+            raise FormatError(f"{name}: not an image that this service reads ({', '.join(FORMATS)})") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise TooLargeError(f"the image has more than the {self._max_pixels} pixels allowed") from error
+            raise TooLargeError(f"{name}: more than the {self._max_pixels} pixels allowed") from error
         except TooLargeError:
             raise
         except Exception as error:  # parsers of hostile bytes raise nearly everything, from struct.error to KeyError
             raise InvalidError({name: f"cannot be decoded: {error}"}) from error
 
-    def _fit(self, image: Image.Image) -> Image.Image:
-        # A thin strip would grow without bound.
-        self._check_size(*resized(image.size, self._cover))
+    def _fit(self, image: Image.Image, name: str) -> Image.Image:
+        # It would grow without bound.
+        self._check_size(resized(image.size, self._cover), f"{name}, a thin strip, resized to cover the input")
         return fit(image, cover=self._cover, height=self._height, width=self._width)
 
-    def _check_size(self, width: int, height: int) -> None:
+    def _check_size(self, size: tuple[int, int], what: str) -> None:
+        width, height = size
         if width * height > self._max_pixels:
-            raise TooLargeError(f"the image has {width} x {height} pixels; at most {self._max_pixels} are allowed")
+            raise TooLargeError(f"{what}: {width} x {height} pixels; at most {self._max_pixels} are allowed")
 
 
 def _is_quick(data: bytes) -> bool:

@@ -70,7 +70,7 @@ class Supervisor(Multiprocess):
 
     def __init__(self, settings: Settings, package: Package, address: str) -> None:
         config = server_config(
-            partial(create_worker, settings, address),
+            partial(create_worker, settings, address, package.sha256),
             settings,
             factory=True,
             workers=settings.api_processes,

@@ -108,7 +108,8 @@ def _run(package: Package, runner: Runner, segment: Segment, batch: int, *, fina
 def _file(package: Package, runner: Runner, max_batch: int, seconds: float) -> Path:
     what = [VERSION, _processor(), os.cpu_count(), runner.configuration, package.sha256, max_batch, seconds]
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
-    return package.root.with_name(f"{package.root.name}.profiles") / f"{digest[:16]}.json"
+    root = package.root.resolve()  # which may be "."
+    return root.with_name(f"{root.name}.profiles") / f"{digest[:16]}.json"
 
 
 def _processor() -> str:

@@ -94,6 +94,9 @@ async def _from_form(request: Request, max_images: int) -> Upload:
         fields: dict[str, str] = {}
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
+                (name + value).encode()  # any charset is taken, also one whose text cannot be answered with
+                if name in FILE_FIELDS:
+                    raise InvalidError({f"body.{name}": "is text; send it as a file, with a filename"})
                 if name in fields:
                     raise InvalidError({f"body.{name}": "is given twice"})
                 fields[name] = value

@@ -44,11 +44,11 @@ class ApiProcess(Process):
         super().target(sockets)
 
 
-def create_worker(settings: Settings, address: str) -> FastAPI:
-    """The app of an API process whose engine is at a ZeroMQ address.
+def create_worker(settings: Settings, address: str, sha256: str) -> FastAPI:
+    """The app of an API process whose engine is at a ZeroMQ address and serves the package of this digest.
 
-    Where the package was changed since the service started it ends with `STARTUP_FAILURE`, and so the service ends:
-    what is served is one model.
+    Where the package was changed since the service started the process ends with `STARTUP_FAILURE` before it serves,
+    and so does the service, unless it only tried to replace one: what is served is one model.
     """
     configure_logging(settings)
     for everyones in (signal.SIGINT, signal.SIGHUP):  # they reach every process; the supervisor says who ends when
@@ -59,6 +59,9 @@ def create_worker(settings: Settings, address: str) -> FastAPI:
     except ModelError as error:
         logger.critical("the model package was changed since the service started: %s", error)
         raise SystemExit(STARTUP_FAILURE) from error
+    if package.sha256 != sha256:
+        logger.critical("the model package was changed since the service started: it holds another model now")
+        raise SystemExit(STARTUP_FAILURE)
     app = create_front(Service(settings, package, RemoteEngine(address, package.sha256, on_useless=_end)))
     keep_for_good()
     return app

@@ -139,13 +139,15 @@ async def test_a_hangup_replaces_the_api_processes_and_nothing_else(service: Run
     assert before - apis == service.alive() - service.apis
 
 
+@pytest.mark.parametrize("change", ["{", None], ids=["broken", "another model"])
 async def test_where_no_new_api_process_can_start_a_hangup_leaves_those_that_serve(
-    tiny_package: Path, tmp_path: Path, photo: bytes
+    change: str | None, tiny_package: Path, tmp_path: Path, photo: bytes
 ) -> None:
     model = Path(shutil.copytree(tiny_package, tmp_path / "model"))
     with launched(model, "--api-processes", "2", TMPDIR=str(tmp_path)) as process:
         service = Running(wait_until_ready(process), process, tmp_path)
-        (model / "manifest.json").write_text("{")
+        manifest = model / "manifest.json"
+        manifest.write_text(change or manifest.read_text().replace('"name": "', '"name": "other-', 1))
         apis = service.apis
         process.send_signal(signal.SIGHUP)
         assert process.stderr is not None

@@ -121,6 +121,27 @@ async def test_a_form_whose_charset_cannot_be_read_is_400(client: httpx.AsyncCli
     check_problem(await client.post("/predict", content=part, headers=headers), 400)
 
 
+async def test_a_form_whose_text_no_answer_can_hold_is_400(client: httpx.AsyncClient) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\na\\ud800\r\n--b--\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=b; charset=unicode_escape"}
+    check_problem(await client.post("/predict", content=part, headers=headers), 400)
+
+
+@pytest.mark.parametrize("disposition", ['name="file"', "name=\"file\"; filename*=UTF-8''photo.jpg"])
+async def test_a_file_without_a_name_is_told_from_an_unknown_field(client: httpx.AsyncClient, disposition: str) -> None:
+    part = f"--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\n1\r\n--b--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    problem = check_problem(await client.post("/predict", content=part.encode(), headers=headers), 422)
+    assert problem["errors"] == {"body.file": "is text; send it as a file, with a filename"}
+
+
+async def test_of_several_images_the_one_at_fault_is_named(client: httpx.AsyncClient, photo: bytes) -> None:
+    files = [("file", photo), ("file", b"garbage")]
+    assert check_problem(await client.post("/predict", files=files), 415)["detail"].startswith(
+        "body.file.1: not an image"
+    )
+
+
 async def test_too_many_bytes_or_pixels_are_413(client: httpx.AsyncClient) -> None:
     async def chunks() -> Any:
         for _ in range(30):

@@ -57,6 +57,14 @@ def test_the_next_start_knows_what_the_last_one_measured(copied: Package, runner
     assert kept.suffix == ".json"
 
 
+def test_a_package_is_found_where_one_stands(
+    copied: Package, runner: OnnxRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copied.root)
+    assert started(Package.load(Path()), runner, 0.25)
+    assert list(copied.root.with_name("model.profiles").iterdir())
+
+
 def test_unless_it_is_not_to_be_kept(copied: Package, runner: OnnxRunner) -> None:
     started(copied, runner, 0.25, keep=False)
     assert not copied.root.with_name("model.profiles").exists()
