@@ -73,11 +73,15 @@ class WeightAverage:
 
     @torch.no_grad()
     def settle(self, batches: Iterable[Tensor]) -> None:
-        """Replace batch norm's statistics by their means over batches of images (B, C, H, W)."""
+        """Replace batch norm's statistics by their means over batches of images (B, C, H, W).
+
+        Where these cannot be read, which raises whatever it raises, the statistics stay as they are.
+        """
         norms = [norm for norm in self.model.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
         if not norms:
             return
         momenta = [norm.momentum for norm in norms]
+        before = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
         self.model.eval()
         for norm in norms:
             norm.reset_running_stats()
@@ -85,6 +89,11 @@ class WeightAverage:
         try:
             for images in batches:
                 self.model(images)
+        except BaseException:
+            for norm, buffers in zip(norms, before, strict=True):
+                for buffer, value in zip(norm.buffers(), buffers, strict=True):
+                    buffer.copy_(value)
+            raise
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.eval().momentum = momentum

@@ -6,6 +6,7 @@ Both forms answer the same calls, so the trainer does not know which one it has.
 from __future__ import annotations
 
 import abc
+import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -115,13 +116,26 @@ class FileImages(Images):
 
     def _load(self, dataset: Dataset[tuple[Tensor, Tensor]], batches: list[list[int]]) -> Iterator[Batch]:
         pinned = self._device.type == "cuda"
-        loader = DataLoader(dataset, batch_sampler=batches, num_workers=self._workers, pin_memory=pinned)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=self._workers,
+            pin_memory=pinned,
+            worker_init_fn=_outlive_a_signal,
+        )
         try:
             for images, labels in loader:
                 images = images.to(self._device, memory_format=torch.channels_last, non_blocking=True)
                 yield images, labels.to(self._device, non_blocking=True)
         except DataError as error:  # a worker's error arrives with its traceback in the message
             raise DataError(str(error).strip().rpartition("DataError: ")[2]) from None
+
+
+def _outlive_a_signal(worker: int) -> None:
+    """In a worker process: Ctrl-C, and what `timeout` and batch systems send, reach all processes of a group, and the
+    trainer wants its step's images before it stops. As there, a second signal is taken seriously."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class _FileDataset(Dataset[tuple[Tensor, Tensor]]):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model_core.build import build_model
 from model_core.zoo import architecture
 from training.averaging import WeightAverage
+from training.errors import DataError
 
 
 def test_an_even_average_begins_with_its_share_and_has_statistics_of_its_own_weights() -> None:
@@ -32,6 +36,23 @@ def test_an_even_average_begins_with_its_share_and_has_statistics_of_its_own_wei
     torch.testing.assert_close(norm.running_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0))
     assert not any(module.training for module in average.model.modules())
     assert norm.momentum == 0.1
+
+
+def test_where_images_cannot_be_read_the_statistics_stay_as_they_are() -> None:
+    model = build_model(architecture("hne_tiny", branching=(1, 1, 2, 1, 1)))
+    average = WeightAverage(model, decay=None, stored={})
+    average.settle([torch.randn(8, 3, 32, 32)])
+    before = {name: tensor.clone() for name, tensor in average.model.state_dict().items()}
+
+    def batches() -> Iterator[Tensor]:
+        yield torch.ones(8, 3, 32, 32)
+        raise DataError("broken.png: not a readable image")
+
+    with pytest.raises(DataError):
+        average.settle(batches())
+    for name, tensor in average.model.state_dict().items():
+        assert tensor.equal(before[name]), name
+    assert not any(module.training for module in average.model.modules())
 
 
 def test_settling_is_forgotten_by_the_next_step() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -132,6 +133,14 @@ def test_worker_processes_do_not_change_what_is_drawn(image_folder: Path) -> Non
     batches, batches_helped = (list(split.training_batches(27, seed=0, epoch=0)) for split in (alone, helped))
     assert len(batches) == len(batches_helped) == 2
     assert all(one.equal(other) for (one, _), (other, _) in zip(batches, batches_helped, strict=True))
+
+
+def test_a_signal_to_all_processes_takes_no_images_from_the_trainer(image_folder: Path) -> None:
+    batches = load(image_folder, 80, workers=1).test.evaluation_batches(1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    assert sum(1 for _ in batches) == 23
 
 
 def test_images_of_other_sizes_and_modes_are_resized_and_converted(copied_folder: Path) -> None:

@@ -57,8 +57,11 @@ class Conduct:
         missing = [run for run in runs if self._record(run) is None]
         for run in missing:  # data that cannot be used is told before hours of training
             self._data(run.config)
-        for number, run in enumerate(missing, len(runs) - len(missing) + 1):
+        first = len(runs) - len(missing) + 1
+        for number, run in enumerate(missing, first):
             print(f"run {number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
+            if number > first and (self.stop_requested() or (end is not None and self.clock() >= end)):
+                return None
             if fault := self._lacks(run):
                 print(f"hne-train: {fault}; going on with the next", file=sys.stderr)
                 continue

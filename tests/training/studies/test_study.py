@@ -20,6 +20,7 @@ from training.cli import main
 from training.errors import ConfigError, DivergedError
 from training.run_state import STATE_FILE, RunState
 from training.studies.catalog import study_named
+from training.studies.conduct import Conduct
 from training.studies.study import Protocol
 from training.trainer import Trainer
 
@@ -114,6 +115,17 @@ def test_a_time_limit_ends_a_study_between_two_steps(
     assert RunState.load(state.parent).position[:2] == (0, 1)
     assert main(study("figure6", image_folder, tmp_path)) == 0
     assert state.with_name("evaluation.json").is_file()
+
+
+def test_a_study_that_is_to_stop_begins_no_other_run(image_folder: Path, tmp_path: Path) -> None:
+    runs = study_named("table1").runs(protocol(image_folder))
+    conduct = Conduct(
+        folder=tmp_path, command="hne-train", stop_requested=lambda: any(tmp_path.glob("*/evaluation.json"))
+    )
+    assert conduct.finish(runs) is None
+    assert [path.name for path in tmp_path.iterdir()] == [runs[0].name]
+    assert conduct.finish(runs) is None, "but one step of the next, so that a command always gets on"
+    assert RunState.load(tmp_path / runs[1].name).position[:2] == (0, 1)
 
 
 def test_a_grown_ensemble_starts_from_the_run_that_its_table_names(
