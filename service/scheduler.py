@@ -146,8 +146,8 @@ class Situation:
     """Seconds until their deadlines with which the most urgent of them came, but for a share of `URGENT`, and for those
     who could have no leaf in time even alone; infinity before there is any."""
     lost: float
-    """The share of the last `ARRIVALS` to have a first leaf or be given up here that had none in time. Who is called off
-    at its deadline, as over HTTP, is not counted: most of these the front has lost, which shorter batches do not help.
+    """The share of the last `ARRIVALS` to have a first leaf or be given up here that had none in time. Who is called
+    off at its deadline, as over HTTP, is not counted: most of these the front has lost, which no shorter batch helps.
     """
 
 
