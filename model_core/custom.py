@@ -31,6 +31,7 @@ Branches run one after the other here. Where that is too slow, write a `GroupedB
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Self
 
 import torch
@@ -60,7 +61,15 @@ class ReplicatedBlock(Block):
         return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
 
     def select(self, nodes: range, *, parents: int) -> Self:
-        return type(self)([self.branches[node] for node in nodes], parents=parents).train(self.training)
+        twins = [_twin(self.branches[node]) for node in nodes]
+        return type(self)(twins, parents=parents).train(self.training)
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Another module with the same parameters and buffers, which may be in another mode."""
+    twin = copy(module)
+    twin._modules = {name: child and _twin(child) for name, child in module._modules.items()}
+    return twin
 
 
 def replicated(spec: ModelSpec, factories: Sequence[Callable[[], nn.Module]]) -> list[ReplicatedBlock]:

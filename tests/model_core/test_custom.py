@@ -7,10 +7,11 @@ from torch import nn
 from model_core.build import build_model
 from model_core.costs import count_costs
 from model_core.custom import ReplicatedBlock, replicated
-from model_core.depth_first import refine
+from model_core.depth_first import refine, segment_module
 from model_core.errors import SpecError
 from model_core.grouped import HierarchicalEnsemble, prefix_means
 from model_core.spec import ModelSpec
+from model_core.tree import Segment
 from model_core.zoo import architecture
 
 SPEC = ModelSpec(name="mine", family="mlp", branching=(1, 2, 3), classes=4, input_shape=(1, 4, 4))
@@ -35,6 +36,15 @@ def test_a_network_of_ordinary_modules_becomes_an_ensemble() -> None:
     for y, theirs in zip(refine(model, images), expected, strict=True):
         torch.testing.assert_close(y, theirs)
     assert count_costs(model).cumulative_flops[1] == 16 * 8 + 8 * 8 + 8 * 4
+
+
+def test_evaluating_depth_first_leaves_a_model_in_training() -> None:
+    model = build_model(architecture("hne_transformer")).train()
+    segments = [segment_module(model, Segment(leaf)) for leaf in range(2)]
+    assert all(module.training for module in model.modules())
+    assert not any(module.training for segment in segments for module in segment.blocks.modules())
+    ours, theirs = ({id(parameter) for parameter in part.parameters()} for part in (model, segments[0]))
+    assert theirs <= ours, "and shares its weights"
 
 
 def test_one_factory_per_block_is_asked_for() -> None:
