@@ -18,19 +18,13 @@ __all__ = ["Reserve"]
 
 QUANTILE = 0.99
 WINDOW = 256
-"""Answers that a first leaf's reserve looks back on, and requests over which the load is taken: a pause shorter than
-they take is no calm."""
-REFINING_WINDOW = 2048
-"""Answers that the reserve of refinements looks back on. A pause of the machine makes a dozen late at once, and fewer
-answers would have forgotten it when the next comes."""
+"""Answers that it looks back on."""
 SHARE = 0.25
 """Of a deadline that is kept back at most, beside the floor."""
 FLOOR_SHARE = 0.125
 """Of a deadline that is kept back at most as the floor: a first leaf that may be late is worth more than none."""
 REFINING = 4.0
 """Times the floor that is kept back of the time for refinements."""
-REFINING_SHARE = 0.5
-"""Of a deadline that refinements leave at most, beside that: replies that take longer are late without them, too."""
 OVER = 2.0
 """A load is over when it was more than so many times the present one."""
 
@@ -43,25 +37,26 @@ class Reserve:
         self._floor = floor
         self._clock = clock
         self._ended = Rate(WINDOW)
-        # Padded: the first answers after a start are slow, and are not to stand for all.
-        self._usual = Window(WINDOW, QUANTILE, empty=0.0, padded=True)
-        self._longest = Window(REFINING_WINDOW, 1.0, empty=0.0)
+        """The load, over as many requests as are looked back on: a pause shorter than they take is no calm."""
+        self._lags = Window(WINDOW, QUANTILE, empty=0.0)
         self._added = 0
         self._peaks: deque[tuple[float, int]] = deque()
         """Of the same answers those that no later one exceeds in load: it, and how many were added before."""
+        for _ in range(WINDOW):  # the first answers after a start are slow, and are not to stand for all
+            self._add(0.0)
 
     def refining(self, seconds: float = inf) -> float:
         """What refinements leave of a deadline so many seconds away: as much as any of the last answers took, and
         `REFINING` floors.
 
         A step more brings a fraction of a point of expected accuracy, an answer that comes late loses all of it. So a
-        step pays only where the risk that it adds is below their ratio: less than one in a thousand.
+        step pays only where the risk that it adds is below their ratio, which is less than one in `WINDOW`.
         """
-        return REFINING * self._floor_of(seconds) + min(self._longest.value, REFINING_SHARE * seconds)
+        return REFINING * self._floor_of(seconds) + self._lags.largest
 
     def of(self, seconds: float) -> float:
         """What to keep back of a deadline so many seconds away, so that time is left for a first leaf at all."""
-        return self._floor_of(seconds) + min(self._usual.value, SHARE * seconds)
+        return self._floor_of(seconds) + min(self._lags.value, SHARE * seconds)
 
     def ended(self, lag: float | None) -> None:
         """A request is over; its answer was out `lag` seconds after it was fixed, if that is known."""
@@ -74,17 +69,19 @@ class Reserve:
         while self._peaks and self._peaks[-1][0] <= load:
             self._peaks.pop()
         self._peaks.append((load, self._added))
-        self._usual.add(lag)
-        self._longest.add(lag)
-        self._added += 1
+        self._add(lag)
 
     def _floor_of(self, seconds: float) -> float:
         return min(self._floor, FLOOR_SHARE * seconds)
 
     def _forget(self, load: float) -> None:
         """Forget all answers up to the last that came under a higher load."""
-        forgotten = oldest = self._added - len(self._longest)
+        first = oldest = self._added - WINDOW
         while self._peaks and (self._peaks[0][0] > load or self._peaks[0][1] < oldest):
-            forgotten = self._peaks.popleft()[1] + 1
-        for window in (self._usual, self._longest):
-            window.forget(forgotten - (self._added - len(window)))
+            first = self._peaks.popleft()[1] + 1
+        for _ in range(first - oldest):  # each makes the oldest leave
+            self._add(0.0)
+
+    def _add(self, lag: float) -> None:
+        self._lags.add(lag)
+        self._added += 1

@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="kept back from every deadline so that the answer arrives in time, milliseconds, up to an eighth "
         "of it; beside it what answers are seen to take to leave, up to a quarter. From refinements four times as much "
-        "is kept, and up to half: they risk a whole answer for a fraction of a point",
+        "is kept: they risk a whole answer for a fraction of a point",
     )
     max_body_bytes: Count = Field(10 * 2**20, description="largest request body, bytes")
     max_pixels: Count = Field(

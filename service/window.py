@@ -13,16 +13,18 @@ MOMENT = 1e-6
 
 
 class Window:
-    """The `quantile` (0..1) of the last `length` values; `value` is `empty` before there is any.
+    """The `quantile` (0..1) of the last `length` values; `value` is `empty` before there is any."""
 
-    If `padded`, it is a quantile of `length` values from the start: those that are not there are `empty`, the least.
-    """
-
-    def __init__(self, length: int, quantile: float, *, empty: float = 1.0, padded: bool = False) -> None:
-        self._length, self._quantile, self._empty, self._padded = length, quantile, empty, padded
+    def __init__(self, length: int, quantile: float, *, empty: float = 1.0) -> None:
+        self._length, self._quantile = length, quantile
         self._recent: deque[float] = deque()
         self._ranked: list[float] = []
         self.value = empty
+
+    @property
+    def largest(self) -> float:
+        """The largest of them, whatever the quantile; 0 before there is any."""
+        return self._ranked[-1] if self._ranked else 0.0
 
     def add(self, value: float) -> None:
         """The newest value."""
@@ -30,22 +32,7 @@ class Window:
         insort(self._ranked, value)
         if len(self._recent) > self._length:
             del self._ranked[bisect_left(self._ranked, self._recent.popleft())]
-        self._update()
-
-    def forget(self, count: int) -> None:
-        """The oldest so many; none if it is not positive."""
-        if count > 0:
-            for _ in range(count):
-                del self._ranked[bisect_left(self._ranked, self._recent.popleft())]
-            self._update()
-
-    def __len__(self) -> int:
-        return len(self._recent)
-
-    def _update(self) -> None:
-        missing = self._length - len(self._ranked) if self._padded else 0
-        rank = int(self._quantile * (missing + len(self._ranked) - 1) + 0.5) - missing
-        self.value = self._ranked[rank] if self._ranked and rank >= 0 else self._empty
+        self.value = self._ranked[int(self._quantile * (len(self._ranked) - 1) + 0.5)]
 
 
 class Share:

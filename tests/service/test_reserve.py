@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.reserve import FLOOR_SHARE, REFINING, REFINING_SHARE, REFINING_WINDOW, SHARE, WINDOW, Reserve
+from service.reserve import FLOOR_SHARE, REFINING, SHARE, WINDOW, Reserve
 from tests.service.engines import FakeClock
 
 CALM, BURST = 100.0, 1000.0
@@ -36,16 +36,14 @@ def test_it_is_the_floor_and_what_answers_take() -> None:
     assert reserve.of(1.0) == pytest.approx(0.002 + 0.001)
 
 
-def test_one_straggler_costs_refinements_for_long_but_no_first_leaf() -> None:
+def test_one_straggler_in_many_costs_refinements_but_no_first_leaf() -> None:
     answers = Answers(0.0)
     reserve = answers.reserve
     answers.come(0.001, count=WINDOW)
-    answers.come(0.01)
+    answers.come(1.0)
     assert reserve.of(1.0) == 0.001
-    assert reserve.refining() == 0.01, "a refinement is worth less than the smallest risk of being late"
-    answers.come(0.001, count=REFINING_WINDOW // 2)
-    assert reserve.refining() == 0.01, "pauses of a machine come back"
-    answers.come(0.001, count=REFINING_WINDOW // 2)
+    assert reserve.refining() == 1.0, "a refinement is worth less than the smallest risk of being late"
+    answers.come(0.001, count=WINDOW)
     assert reserve.refining() == 0.001
 
 
@@ -53,7 +51,6 @@ def test_it_never_takes_more_than_a_part_of_the_deadline_beyond_the_floor() -> N
     answers = Answers(0.002)
     answers.come(1.0, count=WINDOW)
     assert answers.reserve.of(0.1) == pytest.approx(0.002 + 0.1 * SHARE)
-    assert answers.reserve.refining(0.1) == pytest.approx(REFINING * 0.002 + 0.1 * REFINING_SHARE)
     assert answers.reserve.refining() == pytest.approx(REFINING * 0.002 + 1.0)
 
 
@@ -70,17 +67,17 @@ def test_a_short_deadline_leaves_time_for_refinements_too() -> None:
     assert answers.reserve.refining(1.0) == answers.reserve.refining() == pytest.approx(REFINING * 0.002)
 
 
-@pytest.mark.parametrize("slow", [WINDOW // 4, 2 * REFINING_WINDOW], ids=["short", "long"])
-def test_what_was_slow_in_a_burst_is_forgotten_when_its_load_is_over(slow: int) -> None:
+@pytest.mark.parametrize("slow", [WINDOW // 4, 4 * WINDOW], ids=["short", "long"])
+def test_what_was_slow_in_a_burst_is_forgotten_within_a_second(slow: int) -> None:
     answers = Answers(0.0)
     answers.come(0.001, count=WINDOW)
     answers.come(None, count=4 * WINDOW, rate=BURST)  # nobody is answered while the burst begins
     answers.come(1.0, count=slow, rate=BURST)
     answers.come(0.002, count=20)
     assert answers.reserve.refining() == 1.0, "it may be chance that few come"
-    answers.come(0.002, count=WINDOW)
+    answers.come(0.002, count=int(CALM) - 20)
     assert answers.reserve.refining() == 0.002
-    answers.come(0.001, count=REFINING_WINDOW)
+    answers.come(0.001, count=WINDOW)
     assert answers.reserve.refining() == 0.001
 
 
@@ -97,10 +94,12 @@ async def test_the_service_learns_it_from_its_answers(serving: Any, photo: bytes
     async with serving(reply_ms=0) as served:
         reserve = served.app.state.service.reserve
         headers = {"content-type": "image/jpeg"}
-        complete = await served.client.post("/predict", content=photo, headers=headers)
-        assert complete.json()["stop_reason"] == "complete"
+        for _ in range(3):
+            complete = await served.client.post("/predict", content=photo, headers=headers)
+            assert complete.json()["stop_reason"] == "complete"
         assert reserve.of(1.0) == 0.0, "a few slow answers do not stand for all"
-        assert 0.0 < reserve.refining() < 10.0, "but one is enough to leave less to refinements"
+        await served.client.post("/predict", content=photo, headers=headers)
+        assert 0.0 < reserve.of(100.0) <= reserve.refining() < 10.0
         with served.brake.before(1):
             cut = await served.client.post("/predict?deadline_ms=500", content=photo, headers=headers)
             assert cut.json()["stop_reason"] == "deadline"
@@ -112,10 +111,9 @@ async def test_slow_replies_cost_refinements_but_no_first_leaf(serving: Any, pho
     async with serving(reply_ms=0) as served:
         for _ in range(WINDOW):
             served.app.state.service.reserve.ended(60.0)
-        with served.brake.before(1):
-            answer = await served.client.post(
-                "/predict?deadline_ms=4000", content=photo, headers={"content-type": "image/jpeg"}
-            )
+        answer = await served.client.post(
+            "/predict?deadline_ms=20000", content=photo, headers={"content-type": "image/jpeg"}
+        )
     assert (answer.status_code, answer.json()["ensemble_size"]) == (200, 1)
     assert answer.json()["stop_reason"] == "deadline"
-    assert answer.json()["elapsed_ms"] < 3_500, "half of the deadline was kept back"
+    assert answer.json()["elapsed_ms"] < 15_000, "what was not to be refined was not held back"
