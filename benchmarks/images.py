@@ -44,16 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.output.exists():
         raise SystemExit(f"{options.output} is there already: remove it, or name another --output")
-    from torchvision import datasets  # takes a second, after the mistakes that take none
+    from training.data import download_cifar  # takes seconds, after the mistake that takes none
+    from training.errors import DataError
 
-    for train, split in ((True, "train"), (False, "test")):
-        try:
-            images = datasets.CIFAR10(options.data, train=train, download=True)
-        except (OSError, RuntimeError) as error:
-            raise SystemExit(
-                f"CIFAR-10 could not be downloaded to {options.data} ({error}); put its archive there"
-            ) from error
-        write_images(options.output / split, images.data, images.targets, images.classes)
+    try:
+        splits = download_cifar("cifar10", options.data)
+    except DataError as error:
+        raise SystemExit(str(error)) from error
+    for name, split in zip(("train", "test"), splits, strict=True):
+        write_images(options.output / name, split.data, split.targets, split.classes)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ class Decoder:
             raise InvalidError({name: f"cannot be decoded: {error}"}) from error
 
     def _fit(self, image: Image.Image, name: str) -> Image.Image:
-        # It would grow without bound.
+        # A thin strip would grow without bound.
         self._check_size(resized(image.size, self._cover), f"{name}, a thin strip, resized to cover the input")
         return fit(image, cover=self._cover, height=self._height, width=self._width)
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Process
 
-from model_core.errors import ModelError
+from model_core.errors import ModelError, PackageError
 from model_core.package import Package
 from service.channel.remote import RemoteEngine
 from service.front import create_front
@@ -56,13 +56,12 @@ def create_worker(settings: Settings, address: str, sha256: str) -> FastAPI:
     threading.Thread(target=_end_with_parent, name="hne-parent", daemon=True).start()
     try:
         package = Package.load(settings.package)
+        if package.sha256 != sha256:
+            raise PackageError(settings.package, "it holds another model now")
     except ModelError as error:
         logger.critical("the model package was changed since the service started: %s", error)
         raise SystemExit(STARTUP_FAILURE) from error
-    if package.sha256 != sha256:
-        logger.critical("the model package was changed since the service started: it holds another model now")
-        raise SystemExit(STARTUP_FAILURE)
-    app = create_front(Service(settings, package, RemoteEngine(address, package.sha256, on_useless=_end)))
+    app = create_front(Service(settings, package, RemoteEngine(address, sha256, on_useless=_end)))
     keep_for_good()
     return app
 

@@ -81,7 +81,8 @@ class WeightAverage:
         if not norms:
             return
         momenta = [norm.momentum for norm in norms]
-        before = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
+        statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        before = [buffer.clone() for buffer in statistics]
         self.model.eval()
         for norm in norms:
             norm.reset_running_stats()
@@ -90,9 +91,7 @@ class WeightAverage:
             for images in batches:
                 self.model(images)
         except BaseException:
-            for norm, buffers in zip(norms, before, strict=True):
-                for buffer, value in zip(norm.buffers(), buffers, strict=True):
-                    buffer.copy_(value)
+            torch._foreach_copy_(statistics, before)
             raise
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):

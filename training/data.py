@@ -25,7 +25,7 @@ from training.images import DeviceImages, FileImages, Images, open_image
 from training.progress import bar
 from training.randomness import generator
 
-__all__ = ["ImageDataset", "load_dataset"]
+__all__ = ["ImageDataset", "download_cifar", "load_dataset"]
 
 SMALL = 64
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
@@ -114,15 +114,24 @@ def load_dataset(config: TrainConfig, *, size: tuple[int, int], device: torch.de
     )
 
 
-def _cifar(name: str, root: Path) -> tuple[_Listing, _Listing, tuple[str, ...]]:
+def download_cifar(name: str, root: Path) -> list[datasets.CIFAR10]:
+    """Training and test images of `cifar10` or `cifar100`, from the archive in a folder, or brought there.
+
+    Raises:
+        DataError: it cannot be downloaded.
+    """
     dataset = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     try:
-        splits = [dataset(root, train=train, download=True) for train in (True, False)]
+        return [dataset(root, train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{name} could not be downloaded to {root} ({error}); put its archive there, "
             "or train on images with --dataset folder"
         ) from error
+
+
+def _cifar(name: str, root: Path) -> tuple[_Listing, _Listing, tuple[str, ...]]:
+    splits = download_cifar(name, root)
     train, test = (_Listing(split.data, split.targets) for split in splits)
     return train, test, tuple(splits[0].classes)
 

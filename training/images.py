@@ -6,7 +6,6 @@ Both forms answer the same calls, so the trainer does not know which one it has.
 from __future__ import annotations
 
 import abc
-import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from model_core.preprocessing import fit, upright_rgb
 from training.augment import crop_and_flip
 from training.errors import DataError
 from training.randomness import AUGMENTATION, ORDER, generator, mixed_seed
+from training.signals import outlive_a_signal
 
 __all__ = ["DeviceImages", "FileImages", "Images", "open_image"]
 
@@ -121,7 +121,7 @@ class FileImages(Images):
             batch_sampler=batches,
             num_workers=self._workers,
             pin_memory=pinned,
-            worker_init_fn=_outlive_a_signal,
+            worker_init_fn=outlive_a_signal,
         )
         try:
             for images, labels in loader:
@@ -129,13 +129,6 @@ class FileImages(Images):
                 yield images, labels.to(self._device, non_blocking=True)
         except DataError as error:  # a worker's error arrives with its traceback in the message
             raise DataError(str(error).strip().rpartition("DataError: ")[2]) from None
-
-
-def _outlive_a_signal(worker: int) -> None:
-    """In a worker process: Ctrl-C, and what `timeout` and batch systems send, reach all processes of a group, and the
-    trainer wants its step's images before it stops. As there, a second signal is taken seriously."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class _FileDataset(Dataset[tuple[Tensor, Tensor]]):

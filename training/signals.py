@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["stop_signals"]
+__all__ = ["outlive_a_signal", "stop_signals"]
+
+SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 @contextmanager
@@ -19,9 +21,16 @@ def stop_signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, previous[signal.Signals(number)])
 
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, remember) for number in SIGNALS}
     try:
         yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def outlive_a_signal(worker: int) -> None:
+    """In a worker process: Ctrl-C, and what `timeout` and batch systems send, reach all processes of a group, and the
+    trainer wants its step's images before it stops. As there, a second signal is taken seriously."""
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,15 @@ class Conduct:
             RunError: a folder holds a run of other settings or data, or of a network that has changed since.
         """
         failed: TrainingError | ModelError | None = None
-        end = None if self.max_seconds is None else self.clock() + self.max_seconds
+        end = inf if self.max_seconds is None else self.clock() + self.max_seconds
         missing = [run for run in runs if self._record(run) is None]
         for run in missing:  # data that cannot be used is told before hours of training
             self._data(run.config)
-        first = len(runs) - len(missing) + 1
-        for number, run in enumerate(missing, first):
-            print(f"run {number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
-            if number > first and (self.stop_requested() or (end is not None and self.clock() >= end)):
+        trained = False
+        for number, run in enumerate(missing, len(runs) - len(missing) + 1):
+            if trained and (self.stop_requested() or self.clock() >= end):
                 return None
+            print(f"run {number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
             if fault := self._lacks(run):
                 print(f"hne-train: {fault}; going on with the next", file=sys.stderr)
                 continue
@@ -77,6 +78,7 @@ class Conduct:
                 continue
             if not finished:
                 return None
+            trained = True
         return failed
 
     def _record(self, run: PlannedRun) -> Record | None:
@@ -96,7 +98,7 @@ class Conduct:
                 return f"it needs the weights of {other.name}, of which only the record is here"
         return ""
 
-    def _finish(self, run: PlannedRun, end: float | None) -> bool:
+    def _finish(self, run: PlannedRun, end: float) -> bool:
         """Train a run to its end, by one step at least, and evaluate it; False where it was stopped before."""
         if self._record(run) is not None:  # another process has finished it meanwhile
             return True
@@ -119,7 +121,7 @@ class Conduct:
         options = RunOptions(
             out=out,
             save_seconds=self.save_seconds,
-            max_seconds=None if end is None else end - self.clock(),
+            max_seconds=end - self.clock(),
             stop_requested=self.stop_requested,
             clock=self.clock,
         )
