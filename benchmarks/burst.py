@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.client import labelled_images, run, write_report
+from benchmarks.command import add_output, positive_float, positive_int, run
+from benchmarks.labelled import labelled_images
 from benchmarks.load.flags import add_system, check_policies, system_of
 from benchmarks.load.local import Local
 from benchmarks.load.outcomes import Outcome, summary, time_series
 from benchmarks.load.plan import burst, draw_plan
 from benchmarks.load.plot import draw_burst
+from benchmarks.report import write_report
 
 Bin = dict[str, float | None]
 WARM_UP = 1.0
@@ -106,19 +107,18 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_system(parser)
     parser.add_argument("--policy", default="anytime", help="of the engine in this process; a server has its own")
-    parser.add_argument("--rho", type=float, default=0.4, help="before and after, over the full ensemble's capacity")
-    parser.add_argument("--factor", type=float, default=10, help="of the burst")
-    parser.add_argument("--slack", type=float, default=3, help="deadline over the full ensemble's latency")
-    parser.add_argument("--before", type=float, default=4, help="seconds before the burst")
-    parser.add_argument("--burst", type=float, default=5, help="seconds that it lasts")
-    parser.add_argument("--after", type=float, default=5, help="seconds after it")
-    parser.add_argument("--bin", type=float, default=0.2, help="seconds of a point of the curves")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/burst.json"))
-    options = parser.parse_args(argv)
-    if not (options.before > 0 and options.burst > 0 and options.after > 0):
-        parser.error("before, in and after the burst something has to be sent: each takes more than 0 s")
-    return options
+    parser.add_argument(
+        "--rho", type=positive_float, default=0.4, help="before and after, over the full ensemble's capacity"
+    )
+    parser.add_argument("--factor", type=positive_float, default=10, help="of the burst")
+    parser.add_argument("--slack", type=positive_float, default=3, help="deadline over the full ensemble's latency")
+    parser.add_argument("--before", type=positive_float, default=4, help="seconds before the burst")
+    parser.add_argument("--burst", type=positive_float, default=5, help="seconds that it lasts")
+    parser.add_argument("--after", type=positive_float, default=5, help="seconds after it")
+    parser.add_argument("--bin", type=positive_float, default=0.2, help="seconds of a point of the curves")
+    parser.add_argument("--repeats", type=positive_int, default=3)
+    add_output(parser, "burst.json")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any
 
-from benchmarks.client import Client, answer_figures, arguments, labelled_images, run, write_report
+from benchmarks.client import Client, answer_figures
+from benchmarks.command import arguments, positive_int, run
 from benchmarks.exposition import mean_between, scraped
+from benchmarks.labelled import labelled_images
+from benchmarks.report import write_report
 
 BATCH = "hne_step_batch_size"
 
@@ -44,8 +47,8 @@ def closed_loop(url: str, images: Sequence[bytes], clients: int) -> dict[str, An
 def main(argv: Sequence[str] | None = None) -> None:
     """Run and report."""
     parser = arguments(__doc__, images=500, results="concurrency.json")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 32], help="sizes of the closed loop")
-    parser.add_argument("--repeats", type=int, default=3, help="of the whole sequence")
+    parser.add_argument("--clients", type=positive_int, nargs="+", default=[1, 32], help="sizes of the closed loop")
+    parser.add_argument("--repeats", type=positive_int, default=3, help="of the whole sequence")
     options = parser.parse_args(argv)
     images = [image for _, image in labelled_images(options.images, options.count, options.seed)]
     with closing(Client(options.url)) as client:

@@ -16,7 +16,10 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
-from benchmarks.client import Answer, Client, arguments, check_labels, labelled_images, percentile, run, write_report
+from benchmarks.client import Answer, Client, percentile
+from benchmarks.command import arguments, run
+from benchmarks.labelled import check_labels, labelled_images
+from benchmarks.report import write_report
 
 DEADLINES_MS = (2, 5, 10, 20, 50, 100, None)
 

@@ -14,17 +14,20 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.client import labelled_images, percentile, print_table, run, write_report
+from benchmarks.client import percentile
+from benchmarks.command import add_output, positive_float, positive_int, run
+from benchmarks.labelled import labelled_images
 from benchmarks.load.borrowed import Borrowed
 from benchmarks.load.flags import add_local, check_policies, local_of
 from benchmarks.load.inprocess import closed_loop
 from benchmarks.load.local import Local
+from benchmarks.load.wrapped import Wrapped
+from benchmarks.report import print_table, write_report
 from benchmarks.simulation.decisions import timed_decisions
 from benchmarks.simulation.machine import gpu_like
 from model_core.tree import Segment
@@ -37,22 +40,19 @@ ACTIVE = 256
 """Requests in the ledger while decisions are timed."""
 
 
-class Witness:
+class Witness(Wrapped):
     """A runner that remembers what it ran."""
 
     def __init__(self, runner: Borrowed) -> None:
-        self.name, self.configuration = runner.name, runner.configuration
-        self.segments, self.max_batch, self.pads = runner.segments, runner.max_batch, runner.pads
-        self.reserve, self.close = runner.reserve, runner.close
+        super().__init__(runner)
         self.runs: list[tuple[Segment, int, bool]] = []
         """Segment, batch and whether it was final."""
         self.started = self.ended = 0.0
-        self._runner = runner
 
     def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         """See `Runner.run`."""
         self.started = self.started or time.perf_counter()
-        logits = self._runner.run(segment, rows, images, final=final)
+        logits = super().run(segment, rows, images, final=final)
         self.ended = time.perf_counter()
         self.runs.append((segment, batch_of(rows), final))
         return logits
@@ -144,11 +144,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_local(parser, images=256)
     parser.add_argument("--policy", default="anytime")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="largest batches of the engine")
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement of throughput")
-    parser.add_argument("--repeats", type=int, default=5, help="of each of them")
-    parser.add_argument("--decisions", type=int, default=4000, help="to be timed")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/efficiency.json"))
+    parser.add_argument(
+        "--batches", type=positive_int, nargs="+", default=[1, 8, 32], help="largest batches of the engine"
+    )
+    parser.add_argument("--seconds", type=positive_float, default=4, help="of each measurement of throughput")
+    parser.add_argument("--repeats", type=positive_int, default=5, help="of each of them")
+    parser.add_argument("--decisions", type=positive_int, default=4000, help="to be timed")
+    add_output(parser, "efficiency.json")
     return parser.parse_args(argv)
 
 

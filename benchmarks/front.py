@@ -8,6 +8,9 @@ the full size it is the other way round. Every request asks for as many networks
 is what the device stands idle between two steps although requests could run, as the service itself counts it
 (`hne_step_gap_seconds`).
 
+With `--api-cores 0.2` each API process may take a fifth of a core: then they are what lacks, also where clients and
+engine share few cores with them, and one sees what more of them bring where there are more cores.
+
 Closed loops show throughput, not latency under a given load: a client that waits offers less when the service is slow.
 """
 
@@ -18,13 +21,17 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import cycle, islice, pairwise
 from typing import Any
 
-from benchmarks.client import Answer, Client, answer_figures, arguments, labelled_images, run, write_report
+from benchmarks.client import Answer, Client, answer_figures
+from benchmarks.command import arguments, positive_float, positive_int, run
 from benchmarks.exposition import Samples, mean_between, scraped
-from benchmarks.served import served
+from benchmarks.labelled import labelled_images
+from benchmarks.load.quota import held_to
+from benchmarks.report import write_report
+from benchmarks.served import api_processes, served
 
 GAP = "hne_step_gap_seconds"
 BATCH = "hne_step_batch_size"
@@ -104,11 +111,14 @@ def main() -> None:
     """Run and report."""
     parser = arguments(__doc__, images=200, results="front.json", url=False)
     parser.add_argument("--api-processes", type=int, nargs="+", default=[0, 1, 2], help="0: everything in one process")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16], help="ensemble sizes to ask for")
-    parser.add_argument("--client-processes", type=int, default=2, help="processes that load the service")
-    parser.add_argument("--connections", type=int, default=32, help="connections of each of them")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of one measurement")
-    parser.add_argument("--repeats", type=int, default=3, help="of the whole sequence")
+    parser.add_argument(
+        "--api-cores", type=positive_float, help="of a core for each API process, as 0.2 (Linux, as root)"
+    )
+    parser.add_argument("--sizes", type=positive_int, nargs="+", default=[1, 16], help="ensemble sizes to ask for")
+    parser.add_argument("--client-processes", type=positive_int, default=2, help="processes that load the service")
+    parser.add_argument("--connections", type=positive_int, default=32, help="connections of each of them")
+    parser.add_argument("--seconds", type=positive_float, default=10.0, help="length of one measurement")
+    parser.add_argument("--repeats", type=positive_int, default=3, help="of the whole sequence")
     parser.add_argument(
         "--flag",
         dest="flags",
@@ -117,16 +127,21 @@ def main() -> None:
         help="for hne-serve, as --flag=--threads=1",
     )
     options = parser.parse_args()
+    if options.api_cores is not None and 0 in options.api_processes:
+        parser.error("argument --api-cores: the one process of --api-processes 0 computes as well")
     images = [image for _, image in labelled_images(options.images, options.count, options.seed)]
     rows = []
     for _ in range(options.repeats):
-        for api_processes in options.api_processes:
-            with served(None, "--api-processes", str(api_processes), *options.flags) as (url, _):
+        for count in options.api_processes:
+            with ExitStack() as stack:
+                url, server = stack.enter_context(served(None, "--api-processes", str(count), *options.flags))
+                if options.api_cores is not None:
+                    stack.enter_context(held_to(options.api_cores, api_processes(server.pid)))
                 with closing(Client(url)) as client:
                     card = client.model_card()
                 for size in options.sizes:
                     row = measure(url, images, options.client_processes, options.connections, options.seconds, size)
-                    rows.append({"API processes": api_processes or "none", "size": size, **row})
+                    rows.append({"API processes": count or "none", "size": size, **row})
     how = {name: value for name, value in vars(options).items() if name not in ("images", "output")}
     write_report(options.output, "front", card, rows, cores=os.cpu_count(), options=how)
 

@@ -26,9 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.client import write_report
+from benchmarks.command import add_output, positive_int, run
+from benchmarks.conditions import code, machine
 from benchmarks.load.journal import Journal
 from benchmarks.load.plot import draw_latency
+from benchmarks.report import write_report
 from model_core.checkpoint import load_checkpoint
 from model_core.errors import ModelError
 from model_core.folding import folded
@@ -188,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         device = torch.cuda.get_device_name(options.device) if on_gpu else "CPU, without graphs"
         how = {name: getattr(options, name) for name in ("repeats", "seed")}
         conditions = how | {"model": package.sha256, "device": device, "most": max(options.batches)}
+        conditions |= {"machine": machine(), "code": code()}
         journal = Journal(options.output.with_suffix(".jsonl"), conditions | {"grouped": options.compile})
         rows = list(measure(package, options, journal))
     except (ModelError, ServiceError) as error:
@@ -212,13 +215,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="package to measure; unset, the shipped one")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--precisions", choices=list(PRECISIONS), nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128, 256])
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
+    parser.add_argument("--batches", type=positive_int, nargs="+", default=[1, 8, 32, 128, 256])
+    parser.add_argument("--repeats", type=positive_int, default=5, help="turns of each way")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave the grouped form out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu.json"))
+    add_output(parser, "gpu.json")
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

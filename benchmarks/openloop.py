@@ -11,11 +11,14 @@ from __future__ import annotations
 from contextlib import closing
 from math import inf
 
-from benchmarks.client import Client, arguments, check_labels, labelled_images, run, write_report
+from benchmarks.client import Client
+from benchmarks.command import arguments, deadline, positive_float, positive_int, run
+from benchmarks.labelled import check_labels, labelled_images
 from benchmarks.load.dialects import Predict, PredictStream
 from benchmarks.load.generator import offer
 from benchmarks.load.outcomes import summary
 from benchmarks.load.plan import constant, draw_plan, ramp
+from benchmarks.report import write_report
 
 COLUMNS = (
     *("offered/s", "goodput", "attainment", "mean size", "p50 ms", "p99 ms", "first p50 ms", "overrun p99.9 ms"),
@@ -27,14 +30,14 @@ COLUMNS = (
 def main() -> None:
     """Run and report."""
     parser = arguments(__doc__, images=1000, results="openloop.json")
-    parser.add_argument("--rate", type=float, default=100, help="requests per second")
-    parser.add_argument("--until", type=float, help="requests per second at the end; unset, the rate stays")
-    parser.add_argument("--seconds", type=float, default=10, help="how long requests are sent")
-    parser.add_argument("--deadline-ms", type=float, nargs="+", default=[inf], help="several are drawn evenly")
-    parser.add_argument("--cv2", type=float, default=1, help="squared variation of the gaps; 1 is Poisson")
+    parser.add_argument("--rate", type=positive_float, default=100, help="requests per second")
+    parser.add_argument("--until", type=positive_float, help="requests per second at the end; unset, the rate stays")
+    parser.add_argument("--seconds", type=positive_float, default=10, help="how long requests are sent")
+    parser.add_argument("--deadline-ms", type=deadline, nargs="+", default=[inf], help="several are drawn evenly")
+    parser.add_argument("--cv2", type=positive_float, default=1, help="squared variation of the gaps; 1 is Poisson")
     parser.add_argument("--options", default="", help="further options of the query: max_ensemble_size=4")
     parser.add_argument("--stream", action="store_true", help="ask for streams")
-    parser.add_argument("--repeats", type=int, default=1, help="each with a seed of its own")
+    parser.add_argument("--repeats", type=positive_int, default=1, help="each with a seed of its own")
     options = parser.parse_args()
     images = labelled_images(options.images, options.count, options.seed)
     with closing(Client(options.url)) as client:

@@ -19,10 +19,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from benchmarks.client import labelled_images, machine, print_table, run, write_report
+from benchmarks.command import add_output, not_negative, positive_float, positive_int, run, share
+from benchmarks.conditions import code, machine
+from benchmarks.labelled import labelled_images
 from benchmarks.load.flags import add_system, check_policies, system_of
 from benchmarks.load.grid import Cell, Grid
 from benchmarks.load.journal import Journal
@@ -32,6 +33,7 @@ from benchmarks.load.plan import constant, draw_plan
 from benchmarks.load.plot import draw_overload
 from benchmarks.load.system import System
 from benchmarks.load.table import comparison, rows
+from benchmarks.report import print_table, write_report
 
 BASELINES = (
     *("fixed:1", "fixed:2", "fixed:4", "fixed:8", "fixed:16"),
@@ -71,7 +73,7 @@ def measure(system: System, grid: Grid, cell: Cell, facts: dict[str, float]) -> 
         seed=[grid.seed, *cell.seed],
         cv2=cell.setting.cv2,
     )
-    outcomes = system.offer(plan, cell.named, faults=cell.setting.faults, seed=[grid.seed, *cell.seed])
+    outcomes = system.offer(plan, cell.named, faults=cell.setting.faults, seed=[grid.seed, *cell.seed, 1])
     counted = [outcome for outcome in outcomes if outcome.intended >= warm_up]
     if not counted:
         raise SystemExit(
@@ -121,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "runner": system.card["runner"],
         "threads": options.threads,
         "machine": machine(),
+        "code": code(),
         "url": options.url,
     }
     journal = Journal(options.output.with_suffix(".jsonl"), settings)
@@ -143,18 +146,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_system(parser)
-    parser.add_argument("--rhos", type=float, nargs="+", help="offered over the full ensemble's capacity")
-    parser.add_argument("--cv2s", type=float, nargs="+", help="squared variation of the gaps; 1 is Poisson")
-    parser.add_argument("--slacks", type=float, nargs="+", help="deadlines over the full ensemble's latency")
-    parser.add_argument("--faults", type=float, nargs="+", help="share of the steps that are slowed four times")
+    parser.add_argument("--rhos", type=positive_float, nargs="+", help="offered over the full ensemble's capacity")
+    parser.add_argument("--cv2s", type=positive_float, nargs="+", help="squared variation of the gaps; 1 is Poisson")
+    parser.add_argument("--slacks", type=positive_float, nargs="+", help="deadlines over the full ensemble's latency")
+    parser.add_argument("--faults", type=share, nargs="+", help="share of the steps that are slowed four times")
     parser.add_argument("--policies", nargs="+", help="names as hne-serve takes them")
-    parser.add_argument("--margins", type=float, nargs="*", help="from which each baseline gets its best; none: 1")
-    parser.add_argument("--pilot-rhos", type=float, nargs="+", default=[0.8, 2.0], help="at which that is found out")
-    parser.add_argument("--seconds", type=float, help="that count, of each run")
-    parser.add_argument("--warm-up", type=float, default=1.0, help="seconds of load before them; replan has 10.5")
-    parser.add_argument("--repeats", type=int, help="of everything")
+    parser.add_argument(
+        "--margins", type=positive_float, nargs="*", help="from which each baseline gets its best; none: 1"
+    )
+    parser.add_argument(
+        "--pilot-rhos", type=positive_float, nargs="+", default=[0.8, 2.0], help="at which that is found out"
+    )
+    parser.add_argument("--seconds", type=positive_float, help="that count, of each run")
+    parser.add_argument(
+        "--warm-up", type=not_negative, default=1.0, help="seconds of load before them; replan has 10.5"
+    )
+    parser.add_argument("--repeats", type=positive_int, help="of everything")
     parser.add_argument("--quick", action="store_true", help="fewer of everything that is not named")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/overload.json"))
+    add_output(parser, "overload.json")
     options = parser.parse_args(argv)
     unset = {"policies": ["anytime"], "faults": [0.0], "margins": []} if options.url else {}
     for name, value in ((QUICK if options.quick else FULL) | unset).items():

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["served"]
+from service.title import API
+
+__all__ = ["api_processes", "served"]
 
 READY = re.compile(r"is ready at (http://\S+)")
 PATIENCE = 30.0
@@ -39,3 +41,9 @@ def served(package: Path | None, *flags: str) -> Iterator[tuple[str, subprocess.
                 process.wait(PATIENCE)
             finally:
                 process.kill()
+
+
+def api_processes(server: int) -> list[int]:
+    """Those of a running server, by its own process id; Linux only."""
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text().strip() == API]

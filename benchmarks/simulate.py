@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,8 @@ from statistics import mean, median
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.command import add_output, positive_float, positive_int, run, share
+from benchmarks.conditions import code, machine
 from benchmarks.load.flags import check_policies
 from benchmarks.load.local import Local
 from benchmarks.simulation.bound import best_goodput
@@ -184,15 +185,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "full_latency": setting.machine.full_latency,
             "full_capacity": setting.machine.full_capacity,
             "max_batch": setting.machine.max_batch,
+            **(setting.machine.measurements() if options.machine == "here" else {}),
         },
         "limits": asdict(setting.limits),
         "faults": asdict(setting.faults),
         "accuracy": setting.accuracy,
-        "host": {"platform": platform.platform(), "python": platform.python_version()},
+        "host": machine(),
+        "code": code(),
         "cpu_seconds": spent + time.process_time() - started,
         "rows": rows,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     picture = options.output.with_suffix(".png")
     draw(rows, picture, title=f"{setting.machine.name}, deadline {'/'.join(f'{slack:g}' for slack in options.slack)} x")
@@ -251,20 +253,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--correct", type=Path, help="a .npy (images, N) of what is right at which ensemble size")
     parser.add_argument("--policies", nargs="+", default=POLICIES, help="NAME, fixed:N, each also with @MARGIN")
-    parser.add_argument("--rho", nargs="+", type=float, default=RHOS, help="offered over the full ensemble's capacity")
-    parser.add_argument("--slack", nargs="+", type=float, default=(3.0,), help="deadlines / full latency, drawn evenly")
-    parser.add_argument("--cv2", type=float, default=1.0, help="squared variation of the gaps; 1 is Poisson")
-    parser.add_argument("--faults", type=float, default=0.0, help="share of segments that take four times as long")
-    parser.add_argument("--widths", nargs="+", type=int, help="leaves per segment that the machine offers; unset, all")
-    parser.add_argument("--requests", type=int, default=20_000, help="per rate, policy and repeat")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--rho", nargs="+", type=positive_float, default=RHOS, help="offered over the full ensemble's capacity"
+    )
+    parser.add_argument(
+        "--slack", nargs="+", type=positive_float, default=(3.0,), help="deadlines / full latency, drawn evenly"
+    )
+    parser.add_argument("--cv2", type=positive_float, default=1.0, help="squared variation of the gaps; 1 is Poisson")
+    parser.add_argument("--faults", type=share, default=0.0, help="share of segments that take four times as long")
+    parser.add_argument(
+        "--widths", nargs="+", type=positive_int, help="leaves per segment that the machine offers; unset, all"
+    )
+    parser.add_argument("--requests", type=positive_int, default=20_000, help="per rate, policy and repeat")
+    parser.add_argument("--repeats", type=positive_int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-active", type=int, default=1024, help="slots")
-    parser.add_argument("--max-waiting", type=int, default=4096, help="places in the queue")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/simulate.json"))
+    parser.add_argument("--max-active", type=positive_int, default=1024, help="slots")
+    parser.add_argument("--max-waiting", type=positive_int, default=4096, help="places in the queue")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="processes")
+    add_output(parser, "simulate.json")
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -37,8 +37,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.client import check_labels, labelled_images, run, write_report
+from benchmarks.command import add_images, add_output, positive_float, positive_int, run
 from benchmarks.exposition import Samples, scraped
+from benchmarks.labelled import check_labels, labelled_images
 from benchmarks.load.dialects import Predict
 from benchmarks.load.flags import add_calibration
 from benchmarks.load.generator import offer
@@ -46,6 +47,7 @@ from benchmarks.load.outcomes import LOST, Outcome, summary
 from benchmarks.load.plan import Knots, constant, draw_plan
 from benchmarks.load.remote import FULL, Remote
 from benchmarks.load.rude import RudeReport, be_rude
+from benchmarks.report import write_report
 from benchmarks.served import served
 
 PERIOD = 60.0
@@ -280,18 +282,17 @@ def _requests_counted(metrics: Samples) -> float:
 def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="a folder with one folder of images per class")
-    parser.add_argument("--count", type=int, default=1000, help="images to send, drawn evenly from all classes")
-    parser.add_argument("--seed", type=int, default=0)
+    add_images(parser, 1000)
     parser.add_argument("--model", type=Path, help="package to serve; unset, the shipped one")
     add_calibration(parser)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--rho", type=float, default=0.4, help="load between bursts, over the capacity over HTTP")
-    parser.add_argument("--slack", type=float, default=3, help="deadline over the full ensemble's latency over HTTP")
-    parser.add_argument("--burst", type=float, default=5, help="seconds of ten times the load in every minute")
-    parser.add_argument("--rude", type=int, default=3, help="rude clients of every kind")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/soak.json"))
-    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="of hne-serve; must come last")
+    add = parser.add_argument
+    add("--minutes", type=positive_float, default=10)
+    add("--rho", type=positive_float, default=0.4, help="load between bursts, over the capacity over HTTP")
+    add("--slack", type=positive_float, default=3, help="deadline over the full ensemble's latency over HTTP")
+    add("--burst", type=positive_float, default=5, help="seconds of ten times the load in every minute")
+    add("--rude", type=positive_int, default=3, help="rude clients of every kind")
+    add_output(parser, "soak.json")
+    add("--flags", nargs=argparse.REMAINDER, default=[], help="of hne-serve; must come last")
     return parser.parse_args(argv)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import add_output, positive_int, run
+from benchmarks.conditions import machine
 from model_core.grouped import HierarchicalEnsemble
 from model_core.package import Preprocessing
 from training.config import TrainConfig
@@ -110,13 +111,13 @@ def measure(
     """Images per second of each variant: median, least and most over the repeats."""
     device = device_of(config)
     runs = [_Run(config, variant, device, out) for variant in variants.values()]
-    for run in runs:
-        run.seconds(warm_up)
+    for each in runs:
+        each.seconds(warm_up)
     assert config.batch_size is not None
     speeds: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
-        for run, found in zip(runs, speeds, strict=True):
-            found.append(steps * config.batch_size / run.seconds(steps))
+        for each, found in zip(runs, speeds, strict=True):
+            found.append(steps * config.batch_size / each.seconds(steps))
     return [
         {"variant": name, "images_per_second": median(found), "least": min(found), "most": max(found)}
         for name, found in zip(variants, speeds, strict=True)
@@ -175,15 +176,15 @@ def main() -> None:
     """Run and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="hne_small")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=positive_int, default=128)
     parser.add_argument("--precision", choices=("bf16", "float32"), default="bf16")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--steps", type=int, default=50, help="steps per timing (default: 50)")
-    parser.add_argument("--warm-up", type=int, default=10, help="steps before (default: 10)")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=positive_int)
+    parser.add_argument("--steps", type=positive_int, default=50, help="steps per timing (default: 50)")
+    parser.add_argument("--warm-up", type=positive_int, default=10, help="steps before (default: 10)")
+    parser.add_argument("--repeats", type=positive_int, default=3)
     parser.add_argument("--variants", choices=list(VARIANTS), nargs="+", help="default: all; graphs on a GPU only")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/trainer.json"))
+    add_output(parser, "trainer.json")
     given = parser.parse_args()
     config = TrainConfig(
         architecture=given.architecture,
@@ -199,15 +200,14 @@ def main() -> None:
         rows = measure(config, variants, steps=given.steps, warm_up=given.warm_up, repeats=given.repeats, out=Path(out))
     report = {
         "benchmark": "trainer",
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine()["processor"],
+        "machine": machine(),
         "settings": {name: str(value) for name, value in vars(given).items() if name != "output"},
         "rows": rows,
     }
-    given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     first = rows[0]["images_per_second"]
-    print(f"{report['machine']}, {given.architecture}, batches of {given.batch_size}, {given.precision}")
+    print(f"{report['device']}, {given.architecture}, batches of {given.batch_size}, {given.precision}")
     print("| variant | images/s | least to most | times the first |")
     print("|---|---:|---:|---:|")
     for row in rows:
@@ -217,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

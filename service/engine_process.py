@@ -24,6 +24,7 @@ from service.local import build_engine, process_registry
 from service.logs import complain, configure_logging
 from service.metrics import Recorder
 from service.settings import Settings
+from service.title import ENGINE, call_this_process
 
 __all__ = ["DRAINED", "FLUSH_SECONDS", "LOST", "READY", "run_engine"]
 
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 def run_engine(settings: Settings, address: str, supervisor: Connection) -> None:
     """The life of an engine process. Exits with 1 if the model cannot be served, or no longer."""
+    call_this_process(ENGINE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the supervisor acts
     configure_logging(settings)
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -22,6 +22,7 @@ from service.garbage import keep_for_good
 from service.lifecycle import Service
 from service.logs import configure_logging
 from service.settings import Settings
+from service.title import API, call_this_process
 
 __all__ = ["ApiProcess", "create_worker"]
 
@@ -50,6 +51,7 @@ def create_worker(settings: Settings, address: str, sha256: str) -> FastAPI:
     Where the package was changed since the service started the process ends with `STARTUP_FAILURE` before it serves,
     and so does the service, unless it only tried to replace one: what is served is one model.
     """
+    call_this_process(API)
     configure_logging(settings)
     for everyones in (signal.SIGINT, signal.SIGHUP):  # they reach every process; the supervisor says who ends when
         signal.signal(everyones, signal.SIG_IGN)

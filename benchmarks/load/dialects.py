@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Protocol
 
-__all__ = ["Ask", "Dialect", "Predict", "PredictStream", "Reply"]
+__all__ = ["Ask", "Dialect", "Predict", "PredictStream", "Prediction"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Prediction:
     """What a body of status 200 says."""
 
     label: str
@@ -44,7 +44,7 @@ class Dialect(Protocol):
         """The request for an encoded image whose answer is due in so many seconds; infinity for no deadline."""
         ...
 
-    def reply(self, body: bytes) -> Reply:
+    def prediction(self, body: bytes) -> Prediction:
         """What a whole body of status 200 says. Raises ValueError or LookupError if it is no prediction."""
         ...
 
@@ -66,10 +66,10 @@ class Predict:
         path = f"{self.path}?{query}" if query else self.path
         return Ask(path=path, body=image, headers={"Content-Type": self.media_type})
 
-    def reply(self, body: bytes) -> Reply:
+    def prediction(self, body: bytes) -> Prediction:
         """See `Dialect`."""
         answer = json.loads(body)
-        return Reply(
+        return Prediction(
             label=answer["predictions"][0]["label"],
             ensemble_size=answer["ensemble_size"],
             flops=answer["flops"],
@@ -84,9 +84,9 @@ class PredictStream(Predict):
     path: str = "/predict/stream"
     first_prediction: bytes | None = b"event: prediction"
 
-    def reply(self, body: bytes) -> Reply:
+    def prediction(self, body: bytes) -> Prediction:
         """See `Dialect`."""
         event, _, data = body.rstrip().rpartition(b"\n\n")[2].rpartition(b"\ndata: ")
         if not event.startswith(b"event: done"):
             raise ValueError(f"the stream ends with {event!r}")
-        return Predict.reply(self, data)
+        return Predict.prediction(self, data)

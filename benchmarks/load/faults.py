@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from benchmarks.load.borrowed import Borrowed
+from benchmarks.load.wrapped import Wrapped
 from model_core.tree import Segment
 from service.runners import Array
 from service.runners.base import Rows
@@ -15,7 +16,7 @@ from service.runners.base import Rows
 __all__ = ["Stragglers"]
 
 
-class Stragglers:
+class Stragglers(Wrapped):
     """A runner some of whose segments take `factor` times as long, each drawn by itself."""
 
     def __init__(
@@ -27,16 +28,14 @@ class Stragglers:
         factor: float = 4.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.name, self.configuration = runner.name, runner.configuration
-        self.segments, self.max_batch, self.pads = runner.segments, runner.max_batch, runner.pads
-        self.reserve, self.close = runner.reserve, runner.close
-        self._runner, self._share, self._factor, self._sleep = runner, share, factor, sleep
+        super().__init__(runner)
+        self._share, self._factor, self._sleep = share, factor, sleep
         self._random = np.random.default_rng(seed)
 
     def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
         """See `Runner.run`."""
         started = time.perf_counter()
-        logits = self._runner.run(segment, rows, images, final=final)
+        logits = super().run(segment, rows, images, final=final)
         if self._share and self._random.random() < self._share:
             self._sleep((self._factor - 1) * (time.perf_counter() - started))
         return logits

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.client import check_labels
+from benchmarks.command import add_images, positive_float, positive_int, service_url
+from benchmarks.labelled import check_labels
 from benchmarks.load.dialects import Predict
 from benchmarks.load.local import Local
 from benchmarks.load.remote import Remote
@@ -24,27 +25,27 @@ __all__ = ["add_calibration", "add_local", "add_system", "check_policies", "loca
 
 def add_local(parser: argparse.ArgumentParser, *, images: int = 2000) -> None:
     """Flags of an engine in this process."""
-    parser.add_argument("--images", type=Path, required=True, help="a folder with one folder of images per class")
-    parser.add_argument("--count", type=int, default=images, help="images to send, drawn evenly from all classes")
-    parser.add_argument("--seed", type=int, default=0)
+    add_images(parser, images)
     parser.add_argument("--model", type=Path, help="package to serve; unset, the shipped one")
     parser.add_argument("--runner", choices=get_args(RunnerName), default="auto", help="what computes the steps")
-    parser.add_argument("--threads", type=_positive, help="CPU threads that compute a step; unset, one per core")
+    parser.add_argument("--threads", type=positive_int, help="CPU threads that compute a step; unset, one per core")
 
 
 def add_system(parser: argparse.ArgumentParser) -> None:
     """Flags of an engine in this process or of a server that runs."""
     add_local(parser)
     batch = EngineSettings().max_batch
-    parser.add_argument("--max-batch", type=_positive, default=batch, help="requests that share a step")
-    parser.add_argument("--url", help="a running server, which knows its own model, runner and policy")
+    parser.add_argument("--max-batch", type=positive_int, default=batch, help="requests that share a step")
+    parser.add_argument(
+        "--url", type=service_url, help="a running server, which knows its own model, runner and policy"
+    )
     add_calibration(parser)
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     """The flag of what is measured first."""
     parser.add_argument(
-        "--calibration", type=float, default=3, help="seconds to measure capacity and latency for, each"
+        "--calibration", type=positive_float, default=3, help="seconds to measure capacity and latency for, each"
     )
 
 
@@ -84,9 +85,3 @@ def system_of(options: argparse.Namespace, images: Sequence[tuple[str, bytes]]) 
     local = local_of(options, images, max_batch=options.max_batch)
     check_labels(images, local.manifest.class_names)
     return local
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number

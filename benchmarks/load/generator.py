@@ -162,7 +162,7 @@ class _Run:
         status, reply = self._statuses[index], None
         if status == ANSWERED:
             try:
-                reply = dialect.reply(self._bodies[index])
+                reply = dialect.prediction(self._bodies[index])
             except (ValueError, LookupError):
                 status = BROKEN
         return Outcome(

@@ -15,7 +15,7 @@ class Journal:
     A line that was cut off by a crash is measured again.
 
     Raises:
-        SystemExit: the file's cells were measured under other settings.
+        SystemExit: the file's cells were measured under other settings, or it is damaged.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -25,7 +25,10 @@ class Journal:
         """What was measured before the first cell; nothing in a new journal."""
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         if path.exists():
-            self._read()
+            try:
+                self._read()
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise SystemExit(f"{path} is damaged or of another version; move it away to begin a new run") from error
 
     def begin(self, facts: dict[str, Any]) -> None:
         """Start a new journal."""

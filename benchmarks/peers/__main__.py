@@ -13,14 +13,15 @@ size. An interrupted run goes on where it was.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.client import check_labels, labelled_images, machine
+from benchmarks.command import add_images, add_output, positive_float, positive_int, run
+from benchmarks.conditions import code, machine
+from benchmarks.labelled import check_labels, labelled_images
 from benchmarks.peers.graphs import write_graph
 from benchmarks.peers.measurements import Bench
 from benchmarks.peers.record import Record
@@ -28,6 +29,7 @@ from benchmarks.peers.report import plot, print_tables
 from benchmarks.peers.servers import OURS, SERVERS, Server, ServerError, environment_of, versions
 from benchmarks.peers.workload import Workload
 from benchmarks.peers.yardstick import Yardstick, measured
+from model_core.errors import PackageError
 from model_core.package import Package
 from service.processors import processors
 from service.settings import shipped_model
@@ -40,15 +42,17 @@ SHARED = ("numpy", "onnxruntime", "onnxruntime-gpu", "pillow")
 def main() -> None:
     """Run and report."""
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the server that runs ends too
     work = options.work.absolute()
-    package = Package.load((options.model or shipped_model()).absolute())
+    try:
+        package = Package.load((options.model or shipped_model()).absolute())
+    except PackageError as error:
+        raise SystemExit(str(error)) from error
     images = labelled_images(options.images, options.count, options.seed)
     how: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "seconds", "count", "threads")}
     manifest = package.manifest
     check_labels(images, manifest.class_names)
     model = {"name": manifest.name, "version": manifest.version, "sha256": package.sha256}
-    record = Record(options.output, {"model": model, "machine": machine(), "client": CLIENT, **how})
+    record = Record(options.output, {"model": model, "machine": machine(), "code": code(), "client": CLIENT, **how})
     full, single = (_workload(package, size, options.threads, work) for size in (manifest.spec.tree.leaves, 1))
     if record["yardstick"] is None:
         record["yardstick"] = asdict(measured(full, single, [image for _, image in images]))
@@ -133,24 +137,33 @@ def _workload(package: Package, size: int, cores: int, work: Path) -> Workload:
     )
 
 
+def _deadline(text: str) -> str:
+    positive_float(text.removesuffix("x"))
+    return text
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--images", type=Path, required=True, help="a folder with one folder of images per class")
+    add_images(parser, 2000)
     add("--model", type=Path, help="model package (the shipped one)")
     add("--servers", nargs="+", choices=SERVERS, default=list(SERVERS), help="those to measure (all)")
-    add("--rhos", type=float, nargs="+", default=[0.3, 0.5, 1.0, 2.0, 4.0], help="loads (0.3 0.5 1 2 4)")
-    add("--deadlines", nargs="+", default=["3x"], help="ms, or 3x: times the full ensemble's latency (3x)")
-    add("--seconds", type=float, default=6.0, help="of load in a cell (6)")
-    add("--repeats", type=int, default=1, help="of every cell, each with arrivals of its own (1)")
+    add("--rhos", type=positive_float, nargs="+", default=[0.3, 0.5, 1.0, 2.0, 4.0], help="loads (0.3 0.5 1 2 4)")
+    add(
+        "--deadlines",
+        type=_deadline,
+        nargs="+",
+        default=["3x"],
+        help="ms, or 3x: times the full ensemble's latency (3x)",
+    )
+    add("--seconds", type=positive_float, default=6.0, help="of load in a cell (6)")
+    add("--repeats", type=positive_int, default=1, help="of every cell, each with arrivals of its own (1)")
     cores = processors()
-    add("--threads", type=int, default=cores, help=f"that compute, for all servers (one per core: {cores})")
-    add("--count", type=int, default=2000, help="images that are sent, drawn evenly from all classes (2000)")
-    add("--seed", type=int, default=0, help="of images and arrivals (0)")
+    add("--threads", type=positive_int, default=cores, help=f"that compute, for all servers (one per core: {cores})")
     add("--work", type=Path, default=Path("build/peers"), help="for environments, graphs and logs (build/peers)")
-    add("--output", type=Path, default=Path("benchmarks/results/peers.json"), help="(benchmarks/results/peers.json)")
+    add_output(parser, "peers.json")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -52,18 +52,20 @@ def prefix_logits(package: Package, size: int, images: Array) -> Array:
 
 
 def write_graph(package: Package, size: int, path: Path) -> None:
-    """Compose a graph into a file, and hold it against the package's steps.
+    """Compose a graph into a file, which is there once it is held against the package's steps.
 
     Raises:
         SystemExit: its logits differ.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(composed(package, size), path)
+    beside = path.with_name(f"{path.name}.new")
+    onnx.save(composed(package, size), beside)
     shape = package.manifest.spec.input_shape
     images = np.random.default_rng(0).standard_normal((8, *shape), np.float32)
     wanted = prefix_logits(package, size, images)
-    found = np.asarray(open_session(path, session_options(1), Device.CPU).run(["logits"], {"x": images})[0])
+    found = np.asarray(open_session(beside, session_options(1), Device.CPU).run(["logits"], {"x": images})[0])
     difference = float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1))
     if not difference <= TOLERANCE:
-        path.unlink()
+        beside.unlink()
         raise SystemExit(f"the graph of {size} networks is off by {difference:.1e} from the steps of {package.root}")
+    beside.replace(path)

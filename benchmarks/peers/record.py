@@ -29,7 +29,7 @@ class Record:
     """The JSON of a benchmark, written after every cell.
 
     Raises:
-        SystemExit: the file holds a run of another kind.
+        SystemExit: the file holds a run of another kind, or is damaged.
     """
 
     def __init__(self, path: Path, how: dict[str, Any]) -> None:
@@ -37,7 +37,12 @@ class Record:
         how = json.loads(json.dumps(how))  # as it will be read again
         self._report: dict[str, Any] = {"benchmark": "peers", **how, "rows": []}
         if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+                for row in found["rows"]:
+                    _cell(row)
+            except (ValueError, LookupError, TypeError) as error:
+                raise SystemExit(f"{path} is damaged or of another version: name another --output") from error
             if other := sorted(key for key in how if found.get(key) != how[key]):
                 raise SystemExit(
                     f"{path} holds a run with other {', '.join(other)}: remove it or name another --output"
@@ -53,7 +58,7 @@ class Record:
 
     def find(self, cell: Cell) -> dict[str, Any] | None:
         """What a cell gave, if it has been measured."""
-        return next((row for row in self.rows if Cell(**{name: row[name] for name in Cell.__slots__}) == cell), None)
+        return next((row for row in self.rows if _cell(row) == cell), None)
 
     def add(self, cell: Cell, figures: dict[str, Any]) -> None:
         """Keep what a cell gave."""
@@ -71,3 +76,7 @@ class Record:
         temporary = self._path.with_suffix(".part")
         temporary.write_text(json.dumps(self._report, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, self._path)
+
+
+def _cell(row: dict[str, Any]) -> Cell:
+    return Cell(**{name: row[name] for name in Cell.__slots__})

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +83,20 @@ class Machine:
     def full_capacity(self) -> float:
         """Requests per second with the full ensemble at the best batch size."""
         return max(batch / self.route_seconds(batch)[-1] for batch in range(1, self.max_batch + 1))
+
+    def measurements(self) -> dict[str, Any]:
+        """All of it in the form that `measured` reads."""
+        return {
+            "name": self.name,
+            "segments": [
+                {
+                    "start": segment.start,
+                    "width": segment.width,
+                    "seconds": {str(batch): seconds[batch] for batch in range(1, len(seconds))},
+                }
+                for segment, seconds in sorted(self.seconds.items())
+            ],
+        }
 
     def profile(self) -> Profile:
         """What an engine would have measured at start-up."""

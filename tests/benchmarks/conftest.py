@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.client import labelled_images
+from benchmarks.labelled import labelled_images
 
 
 @pytest.fixture(scope="session")

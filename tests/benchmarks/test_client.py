@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.client import Answer, answer_figures, check_labels, percentile
+from benchmarks.client import Answer, answer_figures, percentile
+from benchmarks.labelled import check_labels
 
 
 @pytest.mark.parametrize(

@@ -55,3 +55,14 @@ def test_a_complete_journal_is_only_read(path: Path) -> None:
 def test_cells_of_other_settings_are_not_mixed_in(path: Path) -> None:
     with pytest.raises(SystemExit, match="begun with another seconds"):
         Journal(path, {"seconds": 2, "rhos": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}\n", "\n\n", '{"settings": {\n', "[]\n", '{"settings": {"seconds": 4, "rhos": [1.0, 2.0]}, "facts": {}}\n[]\n'],
+)
+def test_a_damaged_journal_is_named_and_kept(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(SystemExit, match=r"run\.jsonl is damaged or of another version; move it away"):
+        Journal(path, {"seconds": 4, "rhos": [1.0, 2.0]})
+    assert path.read_text() == text

@@ -104,7 +104,7 @@ async def test_the_plain_peer_answers_as_our_service_does(
             expected = await ours.post(
                 f"/predict?max_ensemble_size={size}", content=image, headers={"Content-Type": "image/jpeg"}
             )
-            assert Predict().reply(answer) == Predict().reply(expected.content)
+            assert Predict().prediction(answer) == Predict().prediction(expected.content)
             first, wanted = (
                 body["predictions"][0] for body in (httpx.Response(200, content=answer).json(), expected.json())
             )
@@ -139,3 +139,12 @@ def test_an_interrupted_run_keeps_its_cells_and_refuses_another_runs(tmp_path: P
     assert resumed.find(Cell(server="ray", networks=1, deadline="3x", rho=0.3)) is None
     with pytest.raises(SystemExit, match="seconds"):
         Record(path, {"seed": 0, "seconds": 2.0})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"rows": [{"server": "ray"}]}'])
+def test_a_damaged_record_is_named_and_kept(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "peers.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match=r"peers\.json is damaged or of another version"):
+        Record(path, {"seed": 0})
+    assert path.read_text() == text

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PATIENCE", "Running", "gone", "ignores_hangups", "stopped"]
+from service.title import ENGINE
+
+__all__ = ["PATIENCE", "Running", "gone", "ignores_hangups", "loads_the_runner", "name_of", "stopped"]
 
 PATIENCE = 240
 """Seconds after which a test gives up: many, since a busy machine may take long to start a process."""
@@ -28,18 +30,19 @@ class Running:
 
     @property
     def engine(self) -> int:
-        """The process that has the runner loaded."""
-        (engine,) = (child for child in self._children() if _loads_the_runner(child))
+        """The process that has the runner."""
+        (engine,) = (child for child in self._children() if name_of(child) == ENGINE)
         return engine
 
     @property
     def apis(self) -> set[int]:
         """The processes that serve HTTP."""
-        return {child for child in self._children() if not _loads_the_runner(child)}
+        return {child for child in self._children() if name_of(child) != ENGINE}
 
     def _children(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(child) for child in children if b"resource_tracker" not in _read(f"/proc/{child}/cmdline")]
+        # None of Python's own, and none that has not begun its own program yet: until then its parent is deaf (vfork).
+        return [int(child) for child in children if b"--multiprocessing-fork" in _read(f"/proc/{child}/cmdline")]
 
     def alive(self) -> set[int]:
         """What is left of its process group."""
@@ -68,8 +71,14 @@ def ignores_hangups(pid: int) -> bool:
     return bool(int(ignored.split()[1], 16) & 1 << signal.SIGHUP - 1)
 
 
-def _loads_the_runner(pid: int) -> bool:
+def loads_the_runner(pid: int) -> bool:
+    """Whether a process has the library of the runner in its memory."""
     return b"onnxruntime" in _read(f"/proc/{pid}/maps")
+
+
+def name_of(pid: int) -> str:
+    """What `ps` calls a process."""
+    return _read(f"/proc/{pid}/comm").decode().strip()
 
 
 @contextmanager

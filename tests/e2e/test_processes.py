@@ -18,7 +18,7 @@ import httpx
 import pytest
 from httpx_sse import aconnect_sse
 
-from tests.e2e.running import PATIENCE, Running, gone, ignores_hangups, stopped
+from tests.e2e.running import PATIENCE, Running, gone, ignores_hangups, loads_the_runner, name_of, stopped
 from tests.e2e.servers import launched, wait_until_ready
 
 pytestmark = [
@@ -68,7 +68,8 @@ async def status(url: str, path: str, photo: bytes | None = None) -> tuple[int, 
 
 
 async def test_each_api_process_predicts_and_streams_while_the_other_hangs(service: Running, photo: bytes) -> None:
-    assert len(service.apis) == 2, "and neither has loaded the runner"
+    assert [name_of(api) for api in service.apis] == ["hne-api"] * 2
+    assert [loads_the_runner(process) for process in (service.engine, *service.apis)] == [True, False, False]
     for other in service.apis:
         with stopped(other):
             async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
