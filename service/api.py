@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
@@ -64,7 +64,7 @@ STREAM_CONTENT = {EVENT_STREAM: {"schema": {"type": "string"}, "example": EXAMPL
 
 
 def _responses(description: str) -> dict[int | str, dict[str, Any]]:
-    problems = problem_responses(400, 401, 413, 415, 422, 503, 504)
+    problems = problem_responses(400, 401, 413, 415, 422, 500, 503, 504)
     return {200: {"description": description, "content": STREAM_CONTENT}, **problems}
 
 
@@ -121,7 +121,7 @@ async def predict_stream(request: Request) -> Response:
 
 
 @router.get(
-    "/v1/models", summary="What is served, at which cost", responses=problem_responses(401, 503), tags=["models"]
+    "/v1/models", summary="What is served, at which cost", responses=problem_responses(401, 500, 503), tags=["models"]
 )
 async def models(service: Authorized) -> ModelList:
     """Each model with cost, held-out accuracy and expected latency per ensemble size, and the service's limits."""
@@ -150,8 +150,8 @@ async def readyz(service: Annotated[Service, Depends(service_of)]) -> dict[str, 
 @router.get(
     "/metrics",
     summary="Prometheus metrics",
-    response_class=Response,
-    responses=problem_responses(503),
+    response_class=PlainTextResponse,
+    responses=problem_responses(500, 503),
     tags=["operation"],
 )
 async def metrics(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:

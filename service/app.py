@@ -14,6 +14,7 @@ from service.front import create_front
 from service.lifecycle import Service
 from service.local import LocalEngine, RunnerFactory, build_engine, make_runner, process_registry
 from service.metrics import Recorder
+from service.policies import parse_policy
 from service.settings import Settings
 
 __all__ = ["create_app"]
@@ -32,6 +33,7 @@ def create_app(
         PackageError, SettingsError: the model cannot be served.
     """
     package = Package.load(settings.package)
+    parse_policy(settings.policy, package.manifest.table)  # what is wrong with it is said before an engine is measured
     recorder = Recorder(package, registry or process_registry())
 
     def build() -> Engine:

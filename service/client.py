@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from service.errors import ServiceError
 from service.request import Budget, StopReason, Ticket, Update
 from service.state import EngineState, FrontState
 
-__all__ = ["Admitted", "EngineClient", "Exposition", "Heard", "Listener", "RequestRecorder", "Submitted"]
+__all__ = ["Admitted", "EngineClient", "Exposition", "Heard", "Listener", "Outcome", "RequestRecorder", "Submitted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class Exposition(NamedTuple):
     content_type: str
 
 
+Outcome = Literal["answered", "deadline_missed", "disconnected", "failed", "invalid", "rejected"]
+"""What became of a request, as the metrics name it."""
+
+
 class RequestRecorder(Protocol):
     """What the API side counts. The figures are kept where the engine is; see `service.metrics.Recorder`."""
 
@@ -67,7 +71,7 @@ class RequestRecorder(Protocol):
     def deadline_missed(self) -> None:
         """A request's deadline came before its first leaf."""
 
-    def request(self, *, endpoint: str, outcome: str, seconds: float, overrun: float | None) -> None:
+    def request(self, *, endpoint: str, outcome: Outcome, seconds: float, overrun: float | None) -> None:
         """A request is over, `seconds` after its head arrived and `overrun` seconds (>= 0) after its answer was due;
         None if it got no answer.
         """

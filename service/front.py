@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.api import ROUTES
 from service.arrival import Arrival, Head
+from service.client import Outcome
 from service.lifecycle import Service
 from service.problems import CLIENT_LEFT, add_problem_handlers
 
@@ -52,6 +54,8 @@ def create_front(service: Service) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
+    if not service.settings.api_keys:
+        app.openapi = lambda: _without_keys(FastAPI.openapi(app))  # type: ignore[method-assign]
     add_problem_handlers(app)
 
     def on_end(path: str, head: Head, seconds: float) -> None:
@@ -72,6 +76,14 @@ def create_front(service: Service) -> FastAPI:
     return app
 
 
+def _without_keys(document: dict[str, Any]) -> dict[str, Any]:
+    """The API's documentation, where anyone may ask."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation.pop("security", None)
+    return document
+
+
 def _had_time(head: Head, service: Service) -> bool:
     """Whether a request that has been read was given twice what others usually wait for a first leaf. Of those who have
     less, and of uploads that take too long, a load that is too high is only the cause where the loop lags."""
@@ -79,11 +91,11 @@ def _had_time(head: Head, service: Service) -> bool:
     return head.due_at is not None and 0 < AMPLE * usual < head.due_at - head.arrived_at
 
 
-def outcome_of(status: int | None) -> str:
+def outcome_of(status: int | None) -> Outcome:
     """A status as one of few words for the metrics."""
     if status is None or status == CLIENT_LEFT:
         return "disconnected"
-    exact = {200: "answered", 503: "rejected", 504: "deadline_missed"}
+    exact: dict[int, Outcome] = {200: "answered", 503: "rejected", 504: "deadline_missed"}
     return exact.get(status, "invalid" if status < 500 else "failed")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 from service.settings import Settings
 
-__all__ = ["complain", "configure_logging"]
+__all__ = ["complain", "configure_logging", "say"]
 
 
 def configure_logging(settings: Settings) -> None:
@@ -19,5 +21,11 @@ def configure_logging(settings: Settings) -> None:
 
 def complain(error: Exception | str, status: int) -> int:
     """Say in one line why a process ends, and return its exit status."""
-    print(f"hne-serve: {error}", file=sys.stderr, flush=True)
+    say(f"hne-serve: {error}", sys.stderr)
     return status
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print lines, or do without where nobody can read them: a full disk or a closed pipe is no reason to end."""
+    with suppress(OSError):
+        print(text, file=stream, flush=True)

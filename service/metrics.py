@@ -7,6 +7,8 @@ The registry is handed in, so that every service and every test has its own. No 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Summary
 from prometheus_client.exposition import choose_encoder
@@ -14,7 +16,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from model_core.package import Package
-from service.client import Exposition
+from service.client import Exposition, Outcome
 from service.errors import DeadlineMissedError, DrainingError, QueueFullError, ServiceError, StartingError
 from service.request import StopReason
 from service.state import EngineState, FrontState
@@ -32,6 +34,7 @@ REQUEST_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15
 STEP_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 GAP_SECONDS = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 OVERRUN_SECONDS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+ENDPOINTS = ("/predict", "/predict/stream")
 BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -133,7 +136,9 @@ class Recorder:
             ("endpoint", "outcome"),
             registry=registry,
         )
-        self._requests_by_kind: dict[tuple[str, str], Counter] = {}
+        self._requests_by_kind = {  # all from the start: what appears with its first event has no rate then
+            kind: self._requests.labels(*kind) for kind in product(ENDPOINTS, get_args(Outcome))
+        }
         self._request_seconds = histogram(
             "hne_request_duration_seconds", "From a request's head to the end of its answer", REQUEST_SECONDS
         )
@@ -147,9 +152,13 @@ class Recorder:
         self._expected_accuracy = Summary(
             "hne_expected_accuracy", "Held-out accuracy of the ensemble sizes served", registry=registry
         )
-        stops = Counter("hne_stops_total", "Answers, by what ended them", ("reason",), registry=registry)
+        stops = Counter("hne_stops_total", "Images answered, by what ended it", ("reason",), registry=registry)
         self._stops_by_reason = {stop: stops.labels(reason=stop.value) for stop in StopReason}
-        self._missed = Counter("hne_deadline_missed_total", "Requests without one leaf in time", registry=registry)
+        self._missed = Counter(
+            "hne_deadline_missed_total",
+            "Images without one leaf in time; a request that was not read by then counts as one",
+            registry=registry,
+        )
         self._overrun = histogram(
             "hne_deadline_overrun_seconds",
             "From when answers were due until they were out; 0 is on time",
@@ -165,7 +174,10 @@ class Recorder:
         )
         self._flops = Counter("hne_flops_total", "Multiply-adds computed", registry=registry)
         self._rejections = Counter(
-            "hne_rejections_total", "Requests refused before any work was spent on them", ("reason",), registry=registry
+            "hne_rejections_total",
+            "Images refused before any work was spent on them; a request that is refused as a whole counts as one",
+            ("reason",),
+            registry=registry,
         )
         for reason in REJECTIONS.values():
             self._rejections.labels(reason=reason)
@@ -234,11 +246,9 @@ class Recorder:
 
     # From the HTTP layer
 
-    def request(self, *, endpoint: str, outcome: str, seconds: float, overrun: float | None) -> None:
+    def request(self, *, endpoint: str, outcome: Outcome, seconds: float, overrun: float | None) -> None:
         """See `RequestRecorder.request`. Both labels come from small fixed sets."""
-        if (counter := self._requests_by_kind.get((endpoint, outcome))) is None:
-            counter = self._requests_by_kind[endpoint, outcome] = self._requests.labels(endpoint, outcome)
-        counter.inc()
+        self._requests_by_kind[endpoint, outcome].inc()
         self._request_seconds.observe(seconds)
         if overrun is not None:
             self._overrun.observe(overrun)

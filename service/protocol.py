@@ -3,6 +3,8 @@
 The app sees a request only when its task has its turn on the event loop: measured under load, a fifth to a third of a
 millisecond later in the median and a whole one in one of a hundred. Deadlines count from when it was read.
 
+A head, or what follows a body's last chunk, may have `MAX_HEAD_BYTES`; uvicorn keeps all of it, however much comes.
+
 An offer to go on in another protocol (h2c, from Java's client and `curl --http2`) is not taken up, and the request is
 served as any other. httptools by itself takes what follows such a head, the request's body, for the other protocol.
 """
@@ -28,11 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["StampingProtocol", "server_config"]
 
 
+MAX_HEAD_BYTES = 64 * 2**10
+"""As other servers take: 8 to 64 KiB. What comes together with the end of a head is not counted."""
+
+
 class StampingProtocol(HttpToolsProtocol):
     """Leaves the instant (monotonic seconds) in the state of a request's scope."""
 
     _running: RequestResponseCycle | None = None
     """The request that was begun last. uvicorn itself knows the one that was read last, which may wait for others."""
+    _pending_bytes = 0
+    """That came since the last head or piece of a body was complete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
@@ -49,11 +57,15 @@ class StampingProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         self._unset_keepalive_if_required()
+        self._pending_bytes += len(data)
         try:
             self._parse(memoryview(data))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the latter is left of a CONNECT
             self.logger.warning(fault := "Invalid HTTP request received.")
             self.send_400_response(fault)
+            return
+        if self._pending_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
             return
         if self._running is None or self._running.response_complete:  # half a head, or a body after its answer
             self._close_if_idle()
@@ -62,12 +74,19 @@ class StampingProtocol(HttpToolsProtocol):
         """See `httptools.HttpRequestParser`."""
         if self.parser.should_upgrade():
             return
+        self._pending_bytes = 0
         self.scope["state"][READ_AT] = time.monotonic()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """See `httptools.HttpRequestParser`."""
+        self._pending_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
         if not self.parser.should_upgrade():
+            self._pending_bytes = 0
             super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -77,6 +96,20 @@ class StampingProtocol(HttpToolsProtocol):
     def _close_if_idle(self) -> None:
         """Soon, unless something comes. uvicorn itself sees to that only when an answer ends, up to the next byte."""
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _refuse_head(self) -> None:
+        """Answer that the head is too large, unless another answer is on its way, and close."""
+        self.logger.warning("a request's head has more than %d bytes", MAX_HEAD_BYTES)
+        if self._running is None or self._running.response_complete:
+            fault = b"The head of the request is too large."
+            lines = [
+                b"HTTP/1.1 431 Request Header Fields Too Large",
+                b"content-type: text/plain; charset=utf-8",
+                b"content-length: %d" % len(fault),
+                b"connection: close",
+            ]
+            self.transport.write(b"\r\n".join([*lines, b"", fault]))
+        self.transport.close()
 
     def _parse(self, data: memoryview) -> None:
         while True:

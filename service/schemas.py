@@ -5,16 +5,20 @@ Field names and units are those of the engine: FLOPs are multiply-adds for one i
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections import ChainMap
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, EncodedBytes, EncoderProtocol, Field
+from pydantic_core import PydanticCustomError
 
 from model_core.package import EnsembleFigures
 from service.errors import InvalidError
 from service.request import StopReason
 
 __all__ = [
+    "OPTION_FIELDS",
     "Answer",
     "JsonBody",
     "Limits",
@@ -80,6 +84,45 @@ class Options(BaseModel):
         names = set(Options.model_fields)
         given = (options.model_dump(include=names, exclude_unset=True) for options in (self, other))
         return Options.model_validate(dict(ChainMap(*given)))
+
+
+def _field(schema: dict[str, Any]) -> dict[str, Any]:
+    """Of a field that may be left out, where there is no null: in a query or a form."""
+    given: dict[str, Any] = next(kind for kind in schema["anyOf"] if kind != {"type": "null"})
+    return {name: value for name, value in schema.items() if name not in ("anyOf", "default")} | given
+
+
+OPTION_FIELDS: dict[str, dict[str, Any]] = {
+    name: _field(schema) for name, schema in Options.model_json_schema()["properties"].items()
+}
+"""The JSON schemas of the options in a query and in a form."""
+
+
+class _Base64(EncoderProtocol):
+    """Base64 (RFC 4648, section 4), in lines or in one. Pydantic's own passes over what is none."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> bytes:
+        """See `EncoderProtocol`."""
+        if data[:5].lower() == b"data:":
+            raise PydanticCustomError("base64", "is a data URL; send what follows its comma")
+        try:
+            return base64.b64decode(data.translate(None, b" \t\r\n"), validate=True)
+        except binascii.Error as error:
+            raise PydanticCustomError("base64", "is not base64: {fault}", {"fault": str(error)}) from error
+
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        """See `EncoderProtocol`."""
+        return base64.b64encode(value)
+
+    @classmethod
+    def get_json_format(cls) -> str:
+        """See `EncoderProtocol`."""
+        return "base64"
+
+
+Base64Bytes = Annotated[bytes, EncodedBytes(encoder=_Base64)]
 
 
 class JsonBody(Options):

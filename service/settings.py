@@ -44,7 +44,9 @@ class Settings(BaseSettings):
         cli_avoid_json=True,
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field(  # an unset variable in somebody's script must not open the service
+        "127.0.0.1", min_length=1, description="address to listen on"
+    )
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
     model: Path | None = Field(
         None, description="folder of the model package; unset, the one package in the checkout's deploy/models"

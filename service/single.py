@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import time
@@ -24,6 +25,7 @@ __all__ = ["Server", "serve_in_one_process"]
 
 REFUSE_SECONDS = 2.0
 """How long requests that come after the active ones were answered are still refused, and not just cut off."""
+LOOK_SECONDS = 0.1
 QUIET_SECONDS = 0.1
 """Nothing comes any more when so long nothing has come."""
 
@@ -63,7 +65,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, so that probes are answered, then wait for the model."""
         await super().startup(sockets)
-        await self.service.started()
+        starting = asyncio.ensure_future(self.service.started())
+        while not starting.done():
+            await asyncio.wait([starting], timeout=LOOK_SECONDS)
+            if self.should_exit:  # nobody is served yet, and the thread that loads and measures cannot be stopped
+                os._exit(0)
         if self.service.failure is not None:
             self.should_exit = True
             return

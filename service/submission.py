@@ -30,7 +30,7 @@ from service.images import Decoder
 from service.lifecycle import Service
 from service.problems import faults_of
 from service.request import Budget, Priority, Refinement
-from service.schemas import Answer, Options, Prediction
+from service.schemas import OPTION_FIELDS, Answer, Options, Prediction
 from service.strain import URGENT_SECONDS
 from service.upload import has_options, read_upload
 
@@ -57,7 +57,7 @@ _timeout_schema = _milliseconds.json_schema() | {"description": "As deadline_ms;
 PARAMETERS: list[dict[str, Any]] = [
     {"name": name, "in": where, "required": False, "schema": schema}
     for where, schemas in (
-        ("query", Options.model_json_schema()["properties"]),
+        ("query", OPTION_FIELDS),
         ("header", {TIMEOUT_HEADER: _timeout_schema}),
     )
     for name, schema in schemas.items()
@@ -134,7 +134,11 @@ async def submit(request: Request) -> Submission:
     service: Service = request.app.state.service
     check_key(request.headers, service)
     try:
-        return await _admitted(request, service)
+        try:
+            return await _admitted(request, service)
+        except asyncio.CancelledError:  # by uvicorn, of who is not read to its end when the time to drain is over
+            service.check_ready()
+            raise
     except UnavailableError as error:  # wherever it came from; a request of many images is one refusal
         service.recorder.rejected(error)
         raise
@@ -169,7 +173,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
                 deadline_ms = due(options)
                 deadline = instant(deadline_ms)
                 timeout.reschedule(asyncio.get_running_loop().time() + _left(deadline, clock))
-            top_k = _check(options, service)
+            top_k = _check(options, query, service)
             priority = PRIORITIES[options.priority]
             await service.turns.next(deadline, priority)
             head.turn_at = clock()
@@ -273,16 +277,20 @@ async def _decoded(decoder: Decoder, images: Mapping[str, bytes]) -> list[NDArra
     return [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
 
 
-def _check(options: Options, service: Service) -> int:
-    """Refuse what this model cannot do; the number of classes to answer with."""
+def _check(options: Options, query: Options, service: Service) -> int:
+    """Refuse what this model cannot do, asked for in the query or in the body; the number of classes to answer with."""
+
+    def refusal(name: str, why: str) -> InvalidError:
+        return InvalidError({f"{'query' if name in query.model_fields_set else 'body'}.{name}": why})
+
     manifest = service.package.manifest
     classes = len(manifest.class_names)
     if options.model not in (None, manifest.name):
-        raise InvalidError({"model": f"{options.model} is not served here; valid: {manifest.name}"})
+        raise refusal("model", f"{options.model} is not served here; valid: {manifest.name}")
     if options.top_k is None:
         return min(DEFAULT_TOP_K, classes)
     if options.top_k > classes:
-        raise InvalidError({"top_k": f"the model has {classes} classes"})
+        raise refusal("top_k", f"the model has {classes} classes")
     return options.top_k
 
 

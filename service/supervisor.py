@@ -30,6 +30,7 @@ from model_core.package import Package
 from service import engine_process
 from service.address import check_free
 from service.logs import complain
+from service.policies import parse_policy
 from service.protocol import server_config
 from service.settings import Settings
 from service.welcome import welcome
@@ -59,6 +60,7 @@ def serve_in_processes(settings: Settings) -> int:
         PackageError, SettingsError: the model cannot be served.
     """
     package = Package.load(settings.package)
+    parse_policy(settings.policy, package.manifest.table)  # before an engine is started for nothing
     with TemporaryDirectory(prefix="hne-") as folder:  # nobody but this user gets in
         supervisor = Supervisor(settings, package, f"ipc://{Path(folder) / 'engine'}")
         supervisor.run()
@@ -102,6 +104,10 @@ class Supervisor(Multiprocess):
         """Serve until told to end, or until it cannot go on."""
         try:
             super().run()
+        except Exception:  # a fault of our own: nothing stays behind that looks alive
+            self.terminate_all()
+            self.join_all()
+            raise
         finally:
             self._end_engine()
 
@@ -111,18 +117,18 @@ class Supervisor(Multiprocess):
             return
         if not self._engine.is_alive():
             self._engine.join()
+            self._fail()
             if self._engine.exitcode != 1:  # then it has said why itself
                 complain(f"the engine process ended, with status {self._engine.exitcode}", 1)
-            self._fail()
             return
         match self._word(0):
             case engine_process.READY:
                 welcome(self._package, self._listening)
             case engine_process.DRAINED | engine_process.LOST as word:
-                if word == engine_process.DRAINED:  # otherwise it says why itself
-                    complain("the engine process was told to end", 1)
                 self._drained = True
                 self._fail()
+                if word == engine_process.DRAINED:  # otherwise it says why itself
+                    complain("the engine process was told to end", 1)
                 return
         # uvicorn also asks each process whether it hangs, and waits for the answer, which comes from a thread that
         # hardly ever does. So it is called where it has something to do: who is still loading must not hold this up.

@@ -12,11 +12,12 @@ import logging
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, PositiveFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, PositiveFloat, TypeAdapter
 
 from model_core.package import Package
 from model_core.tree import Segment
@@ -37,7 +38,7 @@ class _Curve(BaseModel):
 
     entry_block: int
     width: int
-    seconds: dict[int, list[PositiveFloat]]
+    seconds: Annotated[dict[int, Annotated[list[PositiveFloat], Field(min_length=1)]], Field(min_length=1)]
 
 
 _FORM = TypeAdapter(list[_Curve])
@@ -53,7 +54,8 @@ def timings_of(
     """
     file = _file(package, runner, max_batch, seconds)
     _run(package, runner, Segment(0), 1, final=True)  # the first run loads what it needs; its time is a first step's
-    if keep and (kept := _read(file)) is not None:
+    shapes = {shape_of(package.manifest.spec.tree, segment) for segment in runner.segments}
+    if keep and (kept := _read(file, shapes)) is not None:
         logger.info("profile: as measured before, from %s", file)
         for segment in runner.segments:  # the first run of each loads what it needs
             _run(package, runner, segment, 1)
@@ -122,15 +124,19 @@ def _processor() -> str:
     return ", ".join([platform.node(), platform.machine(), *(sorted(models) or [platform.processor()])])
 
 
-def _read(file: Path) -> Timings | None:
+def _read(file: Path, shapes: Set[Shape]) -> Timings | None:
+    """What a file has of these shapes; None if it does not have all of them, each at batch 1 at least."""
     try:
         curves = _FORM.validate_json(file.read_bytes())
+        found = {Shape(curve.entry_block, curve.width): curve.seconds for curve in curves}
+        if missing := [shape for shape in shapes if 1 not in found.get(shape, {})]:
+            raise ValueError(f"it lacks {missing}")
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         logger.warning("profile: %s is not readable and is measured again: %s", file, error)
         return None
-    return {Shape(curve.entry_block, curve.width): curve.seconds for curve in curves}
+    return found
 
 
 def _write(file: Path, timings: Timings) -> None:

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive
 
 from service.errors import FormatError, InvalidError, MalformedError, TooLargeError
 from service.problems import faults_of
-from service.schemas import JsonBody, Options
+from service.schemas import OPTION_FIELDS, JsonBody, Options
 
 __all__ = ["REQUEST_BODY", "Upload", "has_options", "read_upload"]
 
@@ -28,7 +28,16 @@ REQUEST_BODY = {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": BINARY, **Options.model_json_schema()["properties"]},
+                "properties": {
+                    "file": {
+                        "type": "array",
+                        "items": BINARY,
+                        "minItems": 1,
+                        "description": "An encoded image, or several: the answer is then a list in the same order. "
+                        "The name `image` is taken as well.",
+                    },
+                    **OPTION_FIELDS,
+                },
             }
         },
         "application/json": {

@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from service.client import Outcome
 from service.errors import (
     BudgetError,
     DeadlineMissedError,
@@ -139,7 +140,7 @@ class Ended(_Message):
     """See `RequestRecorder.request`."""
 
     endpoint: str
-    outcome: str
+    outcome: Outcome
     seconds: float
     overrun: float | None
 

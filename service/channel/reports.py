@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from service.channel.messages import Answered, Ended, Event, Fault, Missed, Notes, Rejected
+from service.client import Outcome
 from service.errors import ServiceError
 from service.request import StopReason
 from service.state import FrontState
@@ -53,7 +54,7 @@ class Reports:
         """See `RequestRecorder.deadline_missed`."""
         self._add(Missed())
 
-    def request(self, *, endpoint: str, outcome: str, seconds: float, overrun: float | None) -> None:
+    def request(self, *, endpoint: str, outcome: Outcome, seconds: float, overrun: float | None) -> None:
         """See `RequestRecorder.request`."""
         self._add(Ended(endpoint, outcome, seconds, overrun))
 

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["launched", "server", "wait_until_ready"]
+import httpx
+
+__all__ = ["free_port", "launched", "server", "until_it_says", "wait_until_ready"]
 
 SETTINGS = {"HNE_RUNNER": "cpu", "HNE_PROFILE_SECONDS": "0.1", "HNE_KEEP_PROFILE": "false"}
+START_SECONDS = 60
 READY = re.compile(r"is ready at (http://127\.0\.0\.1:\d+)")
 
 
 @contextmanager
 def launched(
-    package: Path, *flags: str, program: str | None = None, **environment: str
+    package: Path,
+    *flags: str,
+    port: int = 0,
+    program: str | None = None,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    **environment: str,
 ) -> Iterator[subprocess.Popen[str]]:
     """A server that has just been started, in a process group of its own; by a `program` that starts it, if given."""
     start = ["-m", "service.cli"] if program is None else ["-c", program]
-    command = [sys.executable, "-W", "error", *start, "--port", "0", "--threads", "1", *flags]
+    command = [sys.executable, "-W", "error", *start, "--port", str(port), "--threads", "1", *flags]
     with subprocess.Popen(
         command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
         env=os.environ | SETTINGS | {"HNE_MODEL": str(package)} | environment,
         text=True,
         process_group=0,
@@ -50,3 +61,19 @@ def server(package: Path, *flags: str) -> Iterator[tuple[str, subprocess.Popen[s
     """A running server's address and process."""
     with launched(package, *flags) as process:
         yield wait_until_ready(process), process
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+async def until_it_says(port: int, status: int) -> None:
+    """Whether it is ready; until it listens it says nothing."""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client, asyncio.timeout(START_SECONDS):
+        while True:
+            with suppress(httpx.TransportError):
+                if (await client.get("/readyz")).status_code == status:
+                    return
+            await asyncio.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from httpx_sse import aconnect_sse
 
 from service.engine import HOPELESS, HOPELESS_SECONDS
-from tests.e2e.servers import launched, server, wait_until_ready
+from tests.e2e.servers import free_port, launched, server, until_it_says, wait_until_ready
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +29,13 @@ def broken(*_):
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 single.keep_for_good = lambda: setattr(OnnxRunner, "run", broken)  # what happens last before it is ready
+cli.main()
+"""
+STARTING = """
+import time
+from service import app, cli
+
+app.build_engine = lambda *_, **__: time.sleep(3600)  # as it loads, and measures
 cli.main()
 """
 
@@ -151,3 +159,47 @@ def test_a_package_that_cannot_be_served_ends_it_with_a_word(tmp_path: Path) -> 
     assert done.stderr.startswith("hne-serve: ")
     assert "manifest.json" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_an_upload_that_does_not_end_is_told_that_the_service_does(tiny_package: Path, photo: bytes) -> None:
+    with server(tiny_package, "--drain-seconds", "0.5") as (url, process):
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\nexpect: 100-continue\r\n"
+        writer.write(head + b"content-length: %d\r\n\r\n" % len(photo))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(photo[:100])
+        process.terminate()
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"urn:hne:problem:draining" in answer
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+async def test_told_to_end_while_it_starts_it_ends(tiny_package: Path, told: signal.Signals) -> None:
+    port = free_port()
+    with launched(tiny_package, port=port, program=STARTING) as process:
+        await until_it_says(port, 503)
+        process.send_signal(told)
+        assert process.wait(PATIENCE) == 0
+        assert process.communicate() == ("", "")
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+async def test_nobody_has_to_read_what_it_prints(tiny_package: Path, photo: bytes, processes: str) -> None:
+    port, full = free_port(), os.open("/dev/full", os.O_WRONLY)
+    try:
+        with launched(tiny_package, "--api-processes", processes, port=port, stdout=full, stderr=full) as process:
+            await until_it_says(port, 200)
+            await asyncio.sleep(1)  # a service of several processes prints when it looks after them, twice a second
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+                assert (await client.post("/predict", files={"file": photo})).status_code == 200
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+    finally:
+        os.close(full)

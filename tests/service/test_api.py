@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,10 +186,15 @@ async def test_the_documentation_is_valid_and_has_the_problems(client: httpx.Asy
     for path in ("/predict", "/predict/stream"):
         operation = document["paths"][path]["post"]
         assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data", "application/json"}
-        for status in ("400", "401", "413", "415", "422", "503", "504"):
+        for status in ("400", "401", "413", "415", "422", "500", "503", "504"):
             schema = operation["responses"][status]["content"]["application/problem+json"]["schema"]
             assert schema == {"$ref": "#/components/schemas/Problem"}
         assert {parameter["name"] for parameter in operation["parameters"]} >= {"deadline_ms", "x-request-timeout-ms"}
+        fields = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+        assert fields["file"]["type"] == "array"
+        assert "null" not in json.dumps([fields, operation["parameters"]]), "there is none in a query or a form"
+    assert set(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
+    assert "security" not in json.dumps(document["paths"]), "anyone may ask"
     for reference in _references(document):
         assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
 

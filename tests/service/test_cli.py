@@ -16,6 +16,7 @@ from service.cli import main
         (["--port", "http"], "--port or HNE_PORT"),
         (["--model", "/nonexistent"], "manifest.json: cannot be read"),
         (["--max-batch", "0"], "--max-batch or HNE_MAX_BATCH"),
+        (["--host", ""], "--host or HNE_HOST"),
     ],
 )
 def test_wrong_settings_end_it_with_one_line(
@@ -27,6 +28,18 @@ def test_wrong_settings_end_it_with_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hne-serve: ")
     assert fault in line
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+@pytest.mark.parametrize("policy", ["xyz", "fixed:17"])
+def test_a_policy_that_there_is_not_ends_it_with_one_line(
+    capsys: pytest.CaptureFixture[str], tiny_package: Path, policy: str, processes: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--model", str(tiny_package), "--port", "0", "--api-processes", processes, "--policy", policy])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert repr(policy) in line
 
 
 @pytest.mark.parametrize("processes", ["0", "1"])

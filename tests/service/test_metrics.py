@@ -1,8 +1,12 @@
+from itertools import product
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from model_core.package import Package
+from service.api import ROUTES, Direct
 from service.errors import DrainingError, QueueFullError, RunnerError, StartingError
+from service.front import outcome_of
 from service.metrics import Recorder
 from service.request import StopReason
 from service.state import FrontState
@@ -120,7 +124,20 @@ def test_limits_and_profile_are_told(recorder: Recorder) -> None:
 
 def test_two_services_do_not_share_figures(recorder: Recorder, package: Package) -> None:
     other = Recorder(package, CollectorRegistry())
-    recorder.request(endpoint="/predict", outcome="ok", seconds=0.1, overrun=None)
-    labels = {"endpoint": "/predict", "outcome": "ok"}
+    recorder.request(endpoint="/predict", outcome="failed", seconds=0.1, overrun=None)
+    labels = {"endpoint": "/predict", "outcome": "failed"}
     assert recorder.registry.get_sample_value("hne_requests_total", labels) == 1
-    assert other.registry.get_sample_value("hne_requests_total", labels) is None
+    assert other.registry.get_sample_value("hne_requests_total", labels) == 0
+
+
+def test_every_kind_of_request_has_a_series_before_the_first(recorder: Recorder) -> None:
+    """One that appears with its first event has no rate then, and an alert misses it."""
+    found = {
+        (sample.labels["endpoint"], sample.labels["outcome"]): sample.value
+        for family in recorder.registry.collect()
+        for sample in family.samples
+        if sample.name == "hne_requests_total"
+    }
+    endpoints = {route.path for route in ROUTES if isinstance(route, Direct)}
+    outcomes = {outcome_of(status) for status in (None, 200, 400, 401, 413, 415, 422, 499, 500, 503, 504)}
+    assert found == dict.fromkeys(product(endpoints, outcomes), 0)

@@ -40,8 +40,8 @@ def check_problem(response: httpx.Response, status: int) -> dict[str, Any]:
         ("max_flops=0", "query.max_flops", "greater than 0"),
         ("max_ensemble_size=0", "query.max_ensemble_size", "greater than or equal to 1"),
         ("min_confidence=1.5", "query.min_confidence", "less than or equal to 1"),
-        ("top_k=11", "top_k", "the model has 10 classes"),
-        ("model=other", "model", "valid: tiny"),
+        ("top_k=11", "query.top_k", "the model has 10 classes"),
+        ("model=other", "query.model", "valid: tiny"),
         ("deadline=5", "query.deadline", "valid: deadline_ms, max_flops"),
         ("deadline_ms=5&top_k=1&deadline_ms=50", "query.deadline_ms", "twice"),
         ("max_flops=100000000000000000000", "query.max_flops", "less than or equal to"),
@@ -76,6 +76,26 @@ async def test_an_invalid_timeout_header_is_422_and_named(client: httpx.AsyncCli
 )
 async def test_an_invalid_field_of_json_is_422_and_named(client: httpx.AsyncClient, body: Any, field: str) -> None:
     assert field in check_problem(await client.post("/predict", json=body), 422)["errors"]
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("****", "is not base64"),
+        ("QUJD****QUJD", "is not base64"),
+        ("QQ==QUJD", "is not base64"),
+        ("-_-_", "is not base64"),
+        ("data:image/jpeg;base64,QUJD", "send what follows its comma"),
+    ],
+)
+async def test_what_is_not_base64_is_said_to_be_none(client: httpx.AsyncClient, given: str, fault: str) -> None:
+    problem = check_problem(await client.post("/predict", json={"images": ["QUJD", given]}), 422)
+    assert fault in problem["errors"]["body.images.1"]
+
+
+async def test_base64_may_come_in_lines(client: httpx.AsyncClient, photo: bytes) -> None:
+    body = {"image": base64.encodebytes(photo).decode()}
+    assert (await client.post("/predict", json=body)).status_code == 200
 
 
 async def test_an_invalid_form_is_422_and_named(client: httpx.AsyncClient, photo: bytes) -> None:

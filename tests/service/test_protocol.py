@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.arrival import Arrival, Head
-from service.protocol import server_config
+from service.protocol import MAX_HEAD_BYTES, server_config
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -188,3 +188,57 @@ async def test_so_is_one_whose_body_came_after_its_answer() -> None:
             writer.write(b"hello")
             assert await reader.read() == b""
         writer.close()
+
+
+LINE = b"x-padding: %b\r\n" % (b"x" * 1000)
+
+
+@pytest.mark.parametrize("lines", [LINE, b"x"], ids=["many", "one that does not end"])
+async def test_a_head_without_end_is_refused_before_it_fills_the_memory(lines: bytes) -> None:
+    heads: list[Head] = []
+    async with serving(heads, echo) as server:
+        reader, writer = await connection(server)
+        writer.write(b"GET / HTTP/1.1\r\nhost: test\r\n")
+        with suppress(ConnectionError):  # it closes while more is sent
+            for _ in range(MAX_HEAD_BYTES // len(lines) + 1):
+                writer.write(lines)
+            await writer.drain()
+        assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+        writer.close()
+    assert heads == [], "it was no request"
+
+
+async def test_a_large_head_that_ends_is_served() -> None:
+    heads: list[Head] = []
+    async with serving(heads, echo) as server:
+        reader, writer = await connection(server)
+        for _ in range(2):  # on the same connection: each counts by itself
+            writer.write(b"GET / HTTP/1.1\r\nhost: test\r\n" + LINE * (MAX_HEAD_BYTES // len(LINE) - 1))
+            await writer.drain()
+            writer.write(b"\r\n")
+            assert (await reader.readuntil(b"GET / \n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+async def test_a_body_may_be_larger_than_a_head_but_not_what_follows_it() -> None:
+    heads: list[Head] = []
+    piece = b"%x\r\n%b\r\n" % (1000, b"y" * 1000)
+    async with serving(heads, echo) as server:
+        reader, writer = await connection(server)
+        writer.write(b"POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(2 * MAX_HEAD_BYTES // 1000):
+            writer.write(piece)
+        await writer.drain()
+        writer.write(b"0\r\nx-trailer: yes\r\n\r\n")
+        assert b"HTTP/1.1 200 " in await reader.readline()
+        writer.close()
+        reader, writer = await connection(server)
+        writer.write(b"POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n" + piece + b"0\r\n")
+        with suppress(ConnectionError):
+            for _ in range(8 * MAX_HEAD_BYTES // len(LINE)):
+                writer.write(LINE)
+                await writer.drain()
+        with suppress(ConnectionError):
+            assert await reader.read() == b"", "closed, and not answered: its request had begun"
+        writer.close()
+    assert [head.status for head in heads] == [200, 500], "the app learnt that its client was gone"

@@ -88,6 +88,27 @@ def test_a_damaged_file_is_measured_again(
     assert started(copied, runner, 0.25) != first, "the file is whole again"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '[{"entry_block": 0, "width": 1, "seconds": {"1": [0.1]}}]',
+        '[{"entry_block": 0, "width": 1, "seconds": {"1": []}}]',
+        '[{"entry_block": 0, "width": 1, "seconds": {}}]',
+    ],
+    ids=["nothing", "one segment", "no timing", "no batch"],
+)
+def test_a_file_that_lacks_something_is_measured_again(
+    copied: Package, runner: OnnxRunner, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    first = started(copied, runner, 0.25)
+    (kept,) = copied.root.with_name("model.profiles").iterdir()
+    kept.write_text(text)
+    with caplog.at_level(logging.WARNING):
+        assert started(copied, runner, 0.5) != first
+    assert str(kept) in caplog.text
+
+
 def test_a_folder_that_cannot_be_written_is_no_fault(copied: Package, runner: OnnxRunner) -> None:
     copied.root.with_name("model.profiles").write_bytes(b"in the way")
     assert started(copied, runner, 0.25)
