@@ -1,4 +1,4 @@
-"""Images: CIFAR-10 as the folder of JPEGs that the other programs send and the records here were made with.
+"""Images: CIFAR-10 as a folder of JPEGs in the form of that which the records here were made with.
 
     python -m benchmarks.images --output 'CIFAR-10 (JPEG)'
 

@@ -31,7 +31,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseSettings):
-    """Serve a hierarchical neural ensemble: a prediction by the deadline, whatever the load."""
+    """Serve a hierarchical neural ensemble: a prediction by the deadline, and a better one where there is time."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
