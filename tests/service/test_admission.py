@@ -30,6 +30,20 @@ def test_who_cannot_make_it_behind_those_that_wait_is_told_at_once(bench: Bench)
     assert sorted(ticket.number for ticket in served(bench)) == [0, 1, 2, 3]
 
 
+def test_who_comes_while_a_batch_is_computed_waits_for_its_end(bench: Bench) -> None:
+    first = seconds(bench.tree, Segment(0), 1)
+    told_at_once: dict[float, bool] = {}
+
+    def come(segment: Segment) -> None:
+        if not told_at_once:
+            told_at_once.update({slack: submit(bench, slack=slack * first) in bench.heard for slack in (1.9, 2.1)})
+
+    bench.runner.before = come
+    submit(bench)
+    bench.run()
+    assert told_at_once == {1.9: True, 2.1: False}, "the first cannot have a leaf in time"
+
+
 def test_who_waits_less_urgently_does_not_count(bench: Bench) -> None:
     for _ in range(20):
         submit(bench, slack=4.0)

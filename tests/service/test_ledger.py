@@ -5,12 +5,15 @@ from math import inf
 import numpy as np
 import pytest
 
+from model_core.tree import Segment
 from service.errors import DeadlineMissedError, DrainingError
 from service.ledger import Ledger, Request
-from service.request import Budget, StopReason
-from service.scheduler import ARRIVALS, Entry
+from service.request import Budget, Refinement, StopReason
+from service.scheduler import ARRIVALS, Decision, Entry
 from service.slots import SlotPool
 from tests.service.situations import STEPS, Linear
+
+IMAGE = np.zeros((3, 2, 2), np.float32)
 
 
 def ledger_of() -> Ledger:
@@ -28,7 +31,7 @@ def ledger_of() -> Ledger:
 )
 def test_who_may_stop_after_any_leaf_takes_them_one_by_one(budget: Budget, widest: int | None) -> None:
     ledger = ledger_of()
-    request = ledger.admit(np.zeros((3, 2, 2), np.float32), budget, lambda _: None, 0.0)
+    request = ledger.admit(IMAGE, budget, lambda _: None, 0.0)
     assert request.entry.widest == (widest or Entry(0.0, 0).widest)
 
 
@@ -42,7 +45,7 @@ def arrive(ledger: Ledger, count: int, *, start: float, gap: float = 0.0, slack:
     """When the next one would come."""
     for number in range(count):
         now = start + number * gap
-        ledger.admit(np.zeros((3, 2, 2), np.float32), Budget(deadline=now + slack), lambda _: None, now)
+        ledger.admit(IMAGE, Budget(deadline=now + slack), lambda _: None, now)
     return start + count * gap
 
 
@@ -80,7 +83,7 @@ def test_what_share_was_lost_is_told_of_the_last_to_begin_or_end() -> None:
         return ledger.situation(0.0, segments=STEPS, max_batch=4, steps_run=0).lost
 
     def admitted() -> Request:
-        return ledger.admit(np.zeros((3, 2, 2), np.float32), Budget(), lambda _: None, 0.0)
+        return ledger.admit(IMAGE, Budget(), lambda _: None, 0.0)
 
     assert lost() == 0.0, "nobody has come"
     ledger.end(admitted(), StopReason.DEADLINE, DeadlineMissedError(), 1.0)
@@ -90,3 +93,25 @@ def test_what_share_was_lost_is_told_of_the_last_to_begin_or_end() -> None:
     for _ in range(ARRIVALS - 1):
         ledger.end(admitted(), StopReason.DEADLINE, DeadlineMissedError(), 1.0)
     assert lost() == pytest.approx(1 - 1 / ARRIVALS), "the first is forgotten"
+
+
+def test_who_is_refined_counts_once_as_not_lost() -> None:
+    ledger = ledger_of()
+    ledger.end(ledger.admit(IMAGE, Budget(), lambda _: None, 0.0), StopReason.DEADLINE, DeadlineMissedError(), 1.0)
+    request = ledger.admit(IMAGE, Budget(), lambda _: None, 0.0)
+    for size in (1, 2):
+        (entry,) = ledger.queues[size - 1]
+        ledger.release(ledger.begin(Decision(segment=Segment(size - 1), entries=(entry,)), 0.0))
+        ledger.advance(
+            request,
+            Refinement(
+                ensemble_size=size,
+                flops=size,
+                probabilities=np.ones(2, np.float32),
+                stop_reason=StopReason.COMPLETE if size == 2 else None,
+                started_at=0.0,
+                first_at=1.0,
+                at=1.0,
+            ),
+        )
+    assert ledger.situation(0.0, segments=STEPS, max_batch=4, steps_run=0).lost == 0.5

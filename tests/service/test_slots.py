@@ -56,13 +56,14 @@ def test_a_slot_cannot_be_freed_twice() -> None:
         slots.free(slot)
 
 
-def test_probabilities_are_the_softmax_of_the_mean_logits_over_the_temperature() -> None:
+@pytest.mark.parametrize("widths", [(1, 1), (2,)], ids=["one by one", "together"])
+def test_probabilities_are_the_softmax_of_the_mean_logits_over_the_temperature(widths: tuple[int, ...]) -> None:
     slots = pool()
     taken = [slots.take() for _ in range(3)]
     chosen = [taken[2], taken[0]]
     logits = np.random.default_rng(0).standard_normal((2, 2, 3), np.float32)  # two leaves, two requests
-    slots.add_logits(chosen, logits[:1])
-    slots.add_logits(chosen, logits[1:])
+    for leaves in np.split(logits, np.cumsum(widths)[:-1]):
+        slots.add_logits(chosen, leaves)
     scaled = np.exp(logits.mean(axis=0) / 1.5)
     np.testing.assert_allclose(
         slots.probabilities(chosen, 2, 1.5), scaled / scaled.sum(axis=1, keepdims=True), rtol=1e-6
