@@ -152,7 +152,9 @@ class Recorder:
         self._expected_accuracy = Summary(
             "hne_expected_accuracy", "Held-out accuracy of the ensemble sizes served", registry=registry
         )
-        stops = Counter("hne_stops_total", "Images answered, by what ended it", ("reason",), registry=registry)
+        stops = Counter(
+            "hne_stops_total", "Images answered, by what ended their refinement", ("reason",), registry=registry
+        )
         self._stops_by_reason = {stop: stops.labels(reason=stop.value) for stop in StopReason}
         self._missed = Counter(
             "hne_deadline_missed_total",
