@@ -255,6 +255,7 @@ async def test_while_it_drains_the_active_get_what_they_have_and_new_ones_503(se
                 refused = await client.request(method, path, content=photo, headers=JPEG)
                 assert (refused.status_code, refused.json()["type"]) == (503, "urn:hne:problem:draining")
                 assert "retry-after" in refused.headers
+                assert refused.headers["connection"] == "close"
             assert (await client.get("/healthz")).status_code == 200
             assert served.metric("hne_rejections_total", reason="draining") == 1
             answer = (await active).json()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_every_refinement_is_the_models_whenever_its_request_arrived(bench: Benc
             assert (refinement.ensemble_size, refinement.flops) == (size, package.manifest.cumulative_flops[size])
             np.testing.assert_allclose(refinement.probabilities, probabilities, atol=1e-5)
     assert [bench.last(ticket).stop_reason for ticket in tickets] == [StopReason.COMPLETE] * 5
+
+
+def test_whose_slots_are_out_of_order_get_their_own(bench: Bench, package: Package) -> None:
+    batch = images(4)
+    tickets = []
+    for image, slack in zip(batch, (10, 30, 20, 40), strict=True):  # in the order of urgency: slots 0, 2, 1, 3
+        deadline = bench.clock.now + slack
+        tickets.append(bench.engine.submit(image, Budget(deadline=deadline, max_ensemble_size=2), bench.listen))
+        bench.engine.step()
+    bench.run()
+    assert bench.runner.batches == [(0, 1)] * 4 + [(1, 4)]
+    *_, expected = islice(refine(package, batch), 2)
+    for ticket, probabilities in zip(tickets, expected, strict=True):
+        np.testing.assert_allclose(bench.last(ticket).probabilities, probabilities, atol=1e-5)
 
 
 def test_only_time_in_which_somebody_waits_is_a_gap_between_steps(make: MakeBench) -> None:

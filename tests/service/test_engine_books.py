@@ -37,16 +37,20 @@ def test_what_lies_between_two_steps_is_part_of_what_a_step_takes(bench: Bench) 
     assert expected() > 1.01 * before
 
 
-def test_the_time_after_a_step_that_failed_is_no_gap(make: MakeBench) -> None:
+def test_the_time_after_a_step_that_failed_is_no_gap_and_no_cost(make: MakeBench) -> None:
     bench = make(max_batch=1)
 
     def fail(segment: Segment) -> None:
         if len(bench.runner.batches) == 1:
             raise RunnerError(bench.package.step(0), "broken")
 
+    def expected() -> float:
+        return bench.engine.snapshot().profile[0].expected[1]
+
     for image in images(3):
         bench.engine.submit(image, Budget(max_ensemble_size=1), bench.listen)
     bench.engine.step()
+    before = expected()
     bench.runner.before = fail
     bench.engine.step()
     bench.runner.before = lambda segment: None
@@ -54,6 +58,7 @@ def test_the_time_after_a_step_that_failed_is_no_gap(make: MakeBench) -> None:
     bench.engine.step()
     assert len(bench.runner.batches) == 2
     assert bench.metric("hne_step_gap_seconds_sum") == 0
+    assert expected() == pytest.approx(before)
 
 
 def test_the_allowed_ensemble_size_counts_the_one_that_arrives(make: MakeBench) -> None:
