@@ -30,6 +30,7 @@ from service.errors import (
     ServiceError,
 )
 from service.request import Budget, Refinement, StopReason, Ticket, Update
+from service.runners import Array
 from service.state import FrontState
 from tests.service.channel import IMAGE, PATIENCE, Far, far_end, near_end, until
 from tests.service.engines import images
@@ -63,6 +64,21 @@ async def test_a_request_refines_as_it_does_in_one_process(far: Far) -> None:
     assert (last.ensemble_size, last.stop_reason, last.flops) == (5, StopReason.ENSEMBLE_SIZE, expected.flops)
     np.testing.assert_array_equal(last.probabilities, expected.probabilities)
     assert last.started_at <= last.first_at <= last.at
+
+
+async def test_everyone_hears_of_the_image_that_was_sent(far: Far) -> None:
+    async with near_end(far) as (_, delivery):
+
+        async def probabilities(image: Array) -> Array:
+            with delivery.submit(image, Budget(max_ensemble_size=2)) as mailbox:
+                return (await mailbox.answer()).probabilities
+
+        alone = [await probabilities(image) for image in images(5)]
+        with far.brake.before(0):
+            together = [asyncio.create_task(probabilities(image)) for image in images(5)]
+            await until(lambda: far.engine.snapshot().admitted == 5)  # the first runs, the others share the next batch
+        np.testing.assert_allclose(await asyncio.gather(*together), alone, atol=1e-5)
+    assert np.ptp(alone, axis=0).max() > 1e-3, "they differ"
 
 
 async def test_refusals_are_the_engines_own_errors(package: Package, tmp_path: Path) -> None:
