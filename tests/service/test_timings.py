@@ -1,5 +1,6 @@
 """What a profile starts from: measured within its time, and kept for the next start."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -74,6 +75,13 @@ def test_another_configuration_is_measured_for_itself(copied: Package, runner: O
     other = OnnxRunner(copied, threads=2)
     other.reserve(6)
     assert started(copied, runner, 0.25) != started(copied, other, 0.5)
+
+
+def test_another_model_in_its_place_is_measured_for_itself(copied: Package, runner: OnnxRunner) -> None:
+    first = started(copied, runner, 0.25)
+    manifest = copied.root / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": "9.9.9"}))
+    assert started(Package.load(copied.root), runner, 0.5) != first
 
 
 def test_a_damaged_file_is_measured_again(

@@ -14,6 +14,7 @@ from model_core.build import build_model
 from model_core.costs import count_costs
 from model_core.grouped import HierarchicalEnsemble
 from model_core.spec import ModelSpec
+from training.calibration import expected_calibration_error, fitted_temperature, negative_log_likelihood
 from training.data import ImageDataset
 from training.errors import DivergedError, RunError
 from training.evaluation import Evaluation, evaluate, leaf_logits, prefix_accuracies
@@ -75,6 +76,25 @@ def test_figures_are_of_float32_and_not_of_tf32(
     assert set(allowed) == {False}
     assert all(place.allow_tf32 for place in places)
     places[1].allow_tf32 = products
+
+
+def test_calibrated_figures_are_those_at_the_temperature_of_the_held_out_images(
+    model: HierarchicalEnsemble, data: ImageDataset
+) -> None:
+    evaluation = evaluation_of(model, data)
+    held_out, held_out_labels = leaf_logits(model, data.held_out)
+    logits, labels = leaf_logits(model, data.test)
+    for row in evaluation.sizes:
+        outputs = logits[: row.ensemble_size].mean(0)
+        temperature = fitted_temperature(held_out[: row.ensemble_size].mean(0), held_out_labels)
+        assert row.temperature == pytest.approx(temperature, rel=1e-3)
+        assert not 0.99 < temperature < 1.01, "it makes a difference"
+        for found, figure in (
+            (row.calibrated_nll, negative_log_likelihood),
+            (row.calibrated_ece, expected_calibration_error),
+        ):
+            assert found == pytest.approx(figure(outputs, labels, temperature=row.temperature), abs=1e-5)
+        assert row.calibrated_nll != pytest.approx(row.nll, abs=1e-4)
 
 
 def test_every_size_has_its_cost_accuracy_and_diversity(model: HierarchicalEnsemble, data: ImageDataset) -> None:

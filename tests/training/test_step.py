@@ -12,7 +12,7 @@ from model_core.grouped import HierarchicalEnsemble
 from model_core.zoo import architecture
 from training.averaging import WeightAverage
 from training.config import TrainConfig
-from training.losses import prefix_sizes
+from training.losses import objective, prefix_sizes
 from training.optimizer import sgd
 from training.step import Computation, StepLoss
 
@@ -49,6 +49,33 @@ def test_the_layout_of_a_gpu_does_not_change_a_lesson(model: HierarchicalEnsembl
         torch.testing.assert_close(found[taught], plain)
     assert not found[teacher].isclose(found[None]), "it is heard"
     assert not any(counts(teacher)), "and learns nothing itself"
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        ({}, {}),
+        ({"loss": "i", "label_smoothing": 0.1}, {"label_smoothing": 0.1}),
+        ({"alpha": 0.9}, {"alpha": 0.9}),
+        ({"temperature": 3.0}, {"temperature": 3.0}),
+        ({"student_temperature": 1.0}, {"student_temperature": 1.0}),
+        ({"prefixes": "all"}, {"sizes": (1, 2, 3, 4)}),
+        ({"teacher_weight": 0.9}, {"teacher_weight": 0.9}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_it_is_the_objective_under_the_settings(
+    settings: dict[str, object], arguments: dict[str, object], model: HierarchicalEnsemble
+) -> None:
+    config = TrainConfig(**{"precision": "float32", **settings}).resolved()  # type: ignore[arg-type]
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+    teacher = frozen(deepcopy(model), seed=1) if "teacher_weight" in settings else None
+    with torch.no_grad():
+        logits = deepcopy(model)(images)
+        lesson = None if teacher is None else teacher(images).mean(0)
+    given = {"sizes": (1, 2, 4), "alpha": 0.5, "temperature": 2.0, "student_temperature": None} | arguments
+    expected = objective(config.loss, logits, labels, teacher_bk=lesson, **given)  # type: ignore[arg-type]
+    torch.testing.assert_close(StepLoss(model, config, CPU, Computation(), teacher)(images, labels), expected)
 
 
 def frozen(model: HierarchicalEnsemble, *, seed: int) -> HierarchicalEnsemble:

@@ -168,13 +168,14 @@ def test_a_training_that_diverges_says_so_and_keeps_the_last_sound_state(
         trainer(new_run(config, small_spec, data), data, tmp_path / "other").train()
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
 @pytest.mark.parametrize("loss", ["i", "s"])
 def test_the_log_tells_the_rate_of_the_schedule(
-    loss: str, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+    loss: str, warmup: float, image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
 ) -> None:
-    config = settings(image_folder, loss=loss, epochs=1)
+    config = settings(image_folder, loss=loss, epochs=1, warmup_epochs=warmup)
     assert trainer(new_run(config, small_spec, data), data, tmp_path, log_steps=2).train()
-    rates = [learning_rate((step - 0.5) / STEPS, peak=0.1, epochs=1) for step in (2, 4, 5)]
+    rates = [learning_rate((step - 0.5) / STEPS, peak=0.1, epochs=1, warmup_epochs=warmup) for step in (2, 4, 5)]
     assert [float(row["lr"]) for row in read_log(tmp_path)] == pytest.approx(rates, rel=1e-5)
 
 
