@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model_core.build import build_model
 from model_core.zoo import architecture
-from training.averaging import WeightAverage
+from training.averaging import WeightAverage, new_average
 from training.errors import DataError
 
 
@@ -36,6 +36,19 @@ def test_an_even_average_begins_with_its_share_and_has_statistics_of_its_own_wei
     torch.testing.assert_close(norm.running_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0))
     assert not any(module.training for module in average.model.modules())
     assert norm.momentum == 0.1
+
+
+def test_a_share_is_the_last_one_and_is_settled_once_it_has_begun() -> None:
+    model = build_model(architecture("hne_tiny", branching=(1, 1, 2, 1, 1)))
+    average = new_average(model, ema=0.0, swa=0.25, steps=8, stored={})
+    assert average is not None
+    parameter = next(model.parameters())
+    for step in range(8):
+        parameter.data.fill_(step)
+        average.update(step)
+    torch.testing.assert_close(next(average.model.parameters()), torch.full_like(parameter, 6.5))
+    assert [steps for steps in range(9) if average.is_even_after(steps)] == [7, 8]
+    assert new_average(model, ema=0.0, swa=0.0, steps=8, stored={}) is None
 
 
 def test_where_images_cannot_be_read_the_statistics_stay_as_they_are() -> None:

@@ -19,6 +19,7 @@ from training.data import ImageDataset
 from training.errors import DivergedError, RunError
 from training.evaluation import Evaluation, evaluate, leaf_logits, prefix_accuracies
 from training.plots import plot_evaluation
+from training.streams import budgeted
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,11 @@ def test_calibrated_figures_are_those_at_the_temperature_of_the_held_out_images(
     evaluation = evaluation_of(model, data)
     held_out, held_out_labels = leaf_logits(model, data.held_out)
     logits, labels = leaf_logits(model, data.test)
+    confidences, right = [], []
     for row in evaluation.sizes:
         outputs = logits[: row.ensemble_size].mean(0)
+        confidences.append((outputs / row.temperature).softmax(-1).amax(-1))
+        right.append(outputs.argmax(-1) == labels)
         temperature = fitted_temperature(held_out[: row.ensemble_size].mean(0), held_out_labels)
         assert row.temperature == pytest.approx(temperature, rel=1e-3)
         assert not 0.99 < temperature < 1.01, "it makes a difference"
@@ -95,6 +99,8 @@ def test_calibrated_figures_are_those_at_the_temperature_of_the_held_out_images(
         ):
             assert found == pytest.approx(figure(outputs, labels, temperature=row.temperature), abs=1e-5)
         assert row.calibrated_nll != pytest.approx(row.nll, abs=1e-4)
+    stopped = budgeted(torch.stack(confidences), torch.stack(right), count_costs(model).cumulative_flops[1:])
+    assert list(evaluation.budgeted) == stopped
 
 
 def test_every_size_has_its_cost_accuracy_and_diversity(model: HierarchicalEnsemble, data: ImageDataset) -> None:

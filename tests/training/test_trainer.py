@@ -179,6 +179,17 @@ def test_the_log_tells_the_rate_of_the_schedule(
     assert [float(row["lr"]) for row in read_log(tmp_path)] == pytest.approx(rates, rel=1e-5)
 
 
+def test_each_level_has_the_rate_of_the_schedule_over_its_weight(
+    image_folder: Path, small_spec: ModelSpec, data: ImageDataset, tmp_path: Path
+) -> None:
+    training = trainer(new_run(settings(image_folder, epochs=1, loss="s"), small_spec, data), data, tmp_path)
+    assert training.train()
+    groups = training.optimizer.param_groups
+    assert len({group["weight"] for group in groups}) > 1
+    last = learning_rate((STEPS - 0.5) / STEPS, peak=0.1, epochs=1)
+    assert [group["lr"] * group["weight"] for group in groups] == pytest.approx([last] * len(groups))
+
+
 def test_a_finished_run_has_nothing_left_to_do(finished: Path, data: ImageDataset) -> None:
     before = (finished / STATE_FILE).read_bytes()
     assert trainer(RunState.load(finished), data, finished).train()
