@@ -73,6 +73,14 @@ def test_flops_that_fall_are_refused(package: Path) -> None:
         Package.load(package)
 
 
+def test_every_step_has_a_digest(package: Path) -> None:
+    files = json.loads((package / "manifest.json").read_text())["files"]
+    del files["steps/07.onnx"]
+    edit(package, files=files)
+    with pytest.raises(PackageError, match=r"names no digest for steps/07\.onnx"):
+        Package.load(package)
+
+
 def test_broken_json(package: Path) -> None:
     (package / "manifest.json").write_text("{")
     with pytest.raises(PackageError, match="manifest: Invalid JSON"):
