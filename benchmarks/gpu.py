@@ -189,9 +189,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit("PyTorch finds no GPU here; --device cpu tries the benchmark without one")
         device = torch.cuda.get_device_name(options.device) if on_gpu else "CPU, without graphs"
         how = {name: getattr(options, name) for name in ("repeats", "seed")}
-        conditions = how | {"model": package.sha256, "device": device, "most": max(options.batches)}
-        conditions |= {"machine": machine(), "code": code()}
-        journal = Journal(options.output.with_suffix(".jsonl"), conditions | {"grouped": options.compile})
+        conditions = {
+            **how,
+            "model": package.sha256,
+            "device": device,
+            "most": max(options.batches),
+            "grouped": options.compile,
+            "machine": machine(),
+            "code": code(),
+        }
+        journal = Journal(options.output.with_suffix(".jsonl"), conditions)
         rows = list(measure(package, options, journal))
     except (ModelError, ServiceError) as error:
         raise SystemExit(f"the model cannot be served: {error}") from error

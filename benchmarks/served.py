@@ -12,7 +12,7 @@ from pathlib import Path
 
 from service.title import API
 
-__all__ = ["api_processes", "served"]
+__all__ = ["api_processes", "children", "served"]
 
 READY = re.compile(r"is ready at (http://\S+)")
 PATIENCE = 30.0
@@ -45,5 +45,11 @@ def served(package: Path | None, *flags: str) -> Iterator[tuple[str, subprocess.
 
 def api_processes(server: int) -> list[int]:
     """Those of a running server, by its own process id; Linux only."""
-    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-    return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text().strip() == API]
+    return [child for child in children(server) if Path(f"/proc/{child}/comm").read_text().strip() == API]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, from whichever thread; Linux only."""
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]

@@ -48,7 +48,7 @@ from benchmarks.load.plan import Knots, constant, draw_plan
 from benchmarks.load.remote import FULL, Remote
 from benchmarks.load.rude import RudeReport, be_rude
 from benchmarks.report import write_report
-from benchmarks.served import served
+from benchmarks.served import children, served
 
 PERIOD = 60.0
 """Seconds from one burst to the next."""
@@ -90,12 +90,10 @@ def resident_bytes(pid: int) -> int:
     """Memory of a process and all its descendants."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        children = [
-            child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-        ]
+        started = children(pid)
     except (FileNotFoundError, ProcessLookupError):
         return 0  # it ended meanwhile
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(child)) for child in children)
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(resident_bytes, started))
 
 
 def growth(samples: Sequence[tuple[float, int]]) -> tuple[float, float]:

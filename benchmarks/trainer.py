@@ -198,10 +198,11 @@ def main() -> None:
     variants = {name: VARIANTS[name] for name in given.variants or possible}
     with tempfile.TemporaryDirectory() as out:
         rows = measure(config, variants, steps=given.steps, warm_up=given.warm_up, repeats=given.repeats, out=Path(out))
+    host = machine()
     report = {
         "benchmark": "trainer",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine()["processor"],
-        "machine": machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else host["processor"],
+        "machine": host,
         "settings": {name: str(value) for name, value in vars(given).items() if name != "output"},
         "rows": rows,
     }

@@ -26,6 +26,7 @@ __all__ = ["Server", "serve_in_one_process"]
 REFUSE_SECONDS = 2.0
 """How long requests that come after the active ones were answered are still refused, and not just cut off."""
 LOOK_SECONDS = 0.1
+"""Between two looks at whether a service that starts has been told to end."""
 QUIET_SECONDS = 0.1
 """Nothing comes any more when so long nothing has come."""
 

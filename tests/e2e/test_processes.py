@@ -19,7 +19,7 @@ import pytest
 from httpx_sse import aconnect_sse
 
 from tests.e2e.running import PATIENCE, Running, gone, ignores_hangups, loads_the_runner, name_of, stopped
-from tests.e2e.servers import free_port, launched, until_it_says, wait_until_ready
+from tests.e2e.servers import launched, wait_until_ready
 
 pytestmark = [
     pytest.mark.anyio,
@@ -206,20 +206,6 @@ async def test_without_the_engine_nobody_is_served_and_the_service_ends(services
     assert "the engine process ended, with status -9" in service.process.stderr.read()
     await gone(service)
     assert not list(service.folder.iterdir())
-
-
-async def test_it_ends_without_the_engine_also_where_it_cannot_say_why(tiny_package: Path, tmp_path: Path) -> None:
-    port, full = free_port(), os.open("/dev/full", os.O_WRONLY)
-    try:
-        flags = ("--api-processes", "1")
-        with launched(tiny_package, *flags, port=port, stderr=full, TMPDIR=str(tmp_path)) as process:
-            await until_it_says(port, 200)
-            service = Running("", process, tmp_path)
-            os.kill(service.engine, signal.SIGKILL)
-            assert process.wait(PATIENCE) == 1
-            await gone(service)
-    finally:
-        os.close(full)
 
 
 @pytest.mark.parametrize(("index", "to_all"), [(2, False), (3, True)], ids=["SIGTERM", "Ctrl-C"])

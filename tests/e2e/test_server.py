@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -188,18 +187,3 @@ async def test_told_to_end_while_it_starts_it_ends(tiny_package: Path, told: sig
         process.send_signal(told)
         assert process.wait(PATIENCE) == 0
         assert process.communicate() == ("", "")
-
-
-@pytest.mark.parametrize("processes", ["0", "1"])
-async def test_nobody_has_to_read_what_it_prints(tiny_package: Path, photo: bytes, processes: str) -> None:
-    port, full = free_port(), os.open("/dev/full", os.O_WRONLY)
-    try:
-        with launched(tiny_package, "--api-processes", processes, port=port, stdout=full, stderr=full) as process:
-            await until_it_says(port, 200)
-            await asyncio.sleep(1)  # a service of several processes prints when it looks after them, twice a second
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
-                assert (await client.post("/predict", files={"file": photo})).status_code == 200
-            process.terminate()
-            assert process.wait(PATIENCE) == 0
-    finally:
-        os.close(full)
