@@ -116,7 +116,13 @@ async def test_an_api_key_where_the_service_has_some(serving: Any, photo: bytes)
         ):
             shown = httpx.Headers(JPEG | headers, encoding)
             assert (await client.post("/predict", content=photo, headers=shown)).status_code == 200
-        for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "first, second"}, {"x-api-key": "kéy"}):
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "Basic first"},
+            {"x-api-key": "first, second"},
+            {"x-api-key": "kéy"},
+        ):
             refused = await client.post("/predict", content=photo, headers=httpx.Headers(JPEG | headers, "utf-8"))
             assert refused.status_code == 401
             assert refused.headers["www-authenticate"] == "Bearer"

@@ -7,6 +7,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,13 @@ def test_a_huge_head_is_refused_before_anything_is_decoded(decoder: Decoder) -> 
         head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
         with pytest.raises(TooLargeError, match="pixels"):
             decoder.read(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+
+
+def test_as_many_pixels_as_are_allowed_are_read() -> None:
+    with closing(decoder_for(32, max_pixels=40 * 50)) as decoder:
+        assert decoder.read(encode(noise(50, 40))).shape == (3, 32, 32)
+        with pytest.raises(TooLargeError, match="51 x 40 pixels; at most 2000"):
+            decoder.read(encode(noise(51, 40)))
 
 
 def test_a_strip_that_resizing_would_blow_up_is_refused(decoder: Decoder) -> None:

@@ -175,6 +175,14 @@ async def test_too_many_bytes_or_pixels_are_413(client: httpx.AsyncClient) -> No
     assert "pixels" in check_problem(await client.post("/predict", content=png, headers=JPEG), 413)["detail"]
 
 
+async def test_a_body_whose_head_says_that_it_is_too_large_is_not_read(client: httpx.AsyncClient) -> None:
+    async def nothing() -> Any:
+        pytest.fail("it was read")
+        yield b""
+
+    check_problem(await client.post("/predict", content=nothing(), headers=JPEG | {"content-length": "200001"}), 413)
+
+
 async def test_unknown_paths_and_methods_are_problems_too(client: httpx.AsyncClient) -> None:
     check_problem(await client.get("/nowhere"), 404)
     assert check_problem(await client.get("/predict"), 405)["type"] == "about:blank"

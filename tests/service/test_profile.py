@@ -61,6 +61,20 @@ def test_stragglers_raise_the_quantile_and_hardly_the_expectation() -> None:
     assert learned.quantile(LAST, 4) == pytest.approx(0.004, rel=0.05), "stragglers of long ago are forgotten"
 
 
+def test_what_a_request_costs_at_best_is_that_of_the_most_efficient_batch() -> None:
+    assert profile().cheapest(FIRST) == pytest.approx(0.016 / 4)
+    small = Profile(TREE, {Shape(block, 1): {1: [0.001], 4: [0.016]} for block in range(3)}, max_batch=4)
+    assert small.cheapest(FIRST) == pytest.approx(0.001)
+
+
+def test_the_straggler_factor_is_that_of_all_segments_together() -> None:
+    learned = profile()
+    assert learned.straggle == 1.0
+    for step in range(200):
+        learned.observe(FIRST if step % 2 else LAST, 1, (0.010 if step % 2 else 0.002) * (3 if step % 20 == 0 else 1))
+    assert learned.straggle == pytest.approx(3, rel=0.3)
+
+
 def test_its_description_names_the_measured_batches() -> None:
     described = profile().describe(LAST)
     assert described.ensemble_size == 4

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from model_core.package import Package
+from model_core.tree import Segment
 from service.profile import Timings
+from service.runners import Array, Rows
+from service.runners.base import batch_of
 from service.runners.onnx import OnnxRunner
 from service.timings import measure, timings_of
 
@@ -50,6 +53,33 @@ def test_measuring_keeps_to_its_time_but_always_knows_batch_one(
     for measured in timings.values():
         assert list(measured) == batches
         assert measured[1][0] == pytest.approx(0.01)
+
+
+class Warming(OnnxRunner):
+    """A runner whose first run of a segment and batch size takes a second, as `clock` tells, and further ones 10 ms."""
+
+    def __init__(self, package: Package) -> None:
+        super().__init__(package)
+        self.now = 0.0
+        self._warm: set[tuple[Segment, int]] = set()
+
+    def clock(self) -> float:
+        return self.now
+
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+        kind = segment, batch_of(rows)
+        self.now += 0.01 if kind in self._warm else 1.0
+        self._warm.add(kind)
+        return super().run(segment, rows, images, final=final)
+
+
+def test_the_first_run_of_a_batch_size_counts_nothing(copied: Package) -> None:
+    runner = Warming(copied)
+    runner.reserve(6)
+    timings = measure(copied, runner, max_batch=6, clock=runner.clock, seconds=1000.0)
+    for measured in timings.values():
+        for seconds in measured.values():
+            assert seconds == pytest.approx([0.01] * len(seconds))
 
 
 def test_the_next_start_knows_what_the_last_one_measured(copied: Package, runner: OnnxRunner) -> None:
