@@ -39,6 +39,14 @@ def test_a_folder_becomes_three_splits(image_folder: Path) -> None:
     assert data.test.labels.bincount().tolist() == [8, 8, 8]
 
 
+def test_every_batch_is_augmented_in_its_own_way(image_folder: Path) -> None:
+    plain = load(image_folder)
+    assert isinstance(plain.train, DeviceImages)
+    alike = DeviceImages(plain.train.pixels[:1].expand(54, -1, -1, -1), plain.train.labels, plain.preprocessing)
+    batches = [images for epoch in range(2) for images, _ in alike.training_batches(9, seed=0, epoch=epoch)]
+    assert len({images.numpy().tobytes() for images in batches}) == len(batches) == 12
+
+
 def test_training_and_held_out_images_are_disjoint_and_the_same_every_time(image_folder: Path) -> None:
     data, again = load(image_folder), load(image_folder)
     parts = [split.pixels for split in (data.train, data.held_out) if isinstance(split, DeviceImages)]

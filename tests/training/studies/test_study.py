@@ -62,6 +62,18 @@ def test_a_killed_study_has_the_weights_of_one_that_was_not(place: Path, image_f
         assert ours["leaf_accuracies"] == theirs["leaf_accuracies"]
 
 
+def test_a_folder_that_holds_another_run_is_not_continued(
+    place: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = sorted(place.glob("runs/*-[is]-*"))
+    folder = tmp_path / place.name / "runs" / one.name
+    folder.mkdir(parents=True)
+    shutil.copy(other / STATE_FILE, folder)
+    assert main(study("table1", image_folder, tmp_path)) == 2
+    assert f"{folder}: holds a run of other settings; move it away" in capsys.readouterr().err
+    assert digest(folder / STATE_FILE) == digest(other / STATE_FILE)
+
+
 def test_every_figure_names_its_record(place: Path) -> None:
     table = (place / "table1.md").read_text()
     content = json.loads((place / "table1.json").read_text())
