@@ -78,7 +78,7 @@ async def near_end(far: Far) -> AsyncIterator[tuple[RemoteEngine, Delivery]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Look until it is so."""
+    """Look until it is so; at times only, since who is looked at needs Python's lock for it."""
     async with asyncio.timeout(PATIENCE):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
