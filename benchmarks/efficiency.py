@@ -45,16 +45,16 @@ class Witness(Wrapped):
 
     def __init__(self, runner: Borrowed) -> None:
         super().__init__(runner)
-        self.runs: list[tuple[Segment, int, bool]] = []
-        """Segment, batch and whether it was final."""
+        self.runs: list[tuple[Segment, int, int | None]] = []
+        """Segment, batch and the ensemble size at which the last of it stopped."""
         self.started = self.ended = 0.0
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         """See `Runner.run`."""
         self.started = self.started or time.perf_counter()
-        logits = super().run(segment, rows, images, final=final)
+        logits = super().run(segment, rows, images, until=until)
         self.ended = time.perf_counter()
-        self.runs.append((segment, batch_of(rows), final))
+        self.runs.append((segment, batch_of(rows), until))
         return logits
 
     @property
@@ -63,12 +63,12 @@ class Witness(Wrapped):
         return sum(segment.width * batch for segment, batch, _ in self.runs)
 
 
-def bare_seconds(local: Local, runs: Sequence[tuple[Segment, int, bool]]) -> float:
+def bare_seconds(local: Local, runs: Sequence[tuple[Segment, int, int | None]]) -> float:
     """What the runner takes for these, one after the other, in neighbouring slots: it has nothing to copy."""
     images = np.random.default_rng(0).standard_normal((local.max_batch, *local.manifest.spec.input_shape), np.float32)
     started = time.perf_counter()
-    for segment, batch, final in runs:
-        local.runner.run(segment, slice(0, batch), None if segment.start else images[:batch], final=final)
+    for segment, batch, until in runs:
+        local.runner.run(segment, slice(0, batch), None if segment.start else images[:batch], until=until)
     return time.perf_counter() - started
 
 

@@ -154,8 +154,9 @@ class Tree:
         """The nodes a segment computes, block by block."""
         return tuple(Node(block, k) for block, nodes in self.fresh(segment).items() for k in nodes)
 
-    def kept_blocks(self, segment: Segment) -> tuple[int, ...]:
-        """The blocks whose fresh activations later steps start from.
+    def kept_blocks(self, segment: Segment, until: int | None = None) -> tuple[int, ...]:
+        """The blocks whose fresh activations later steps start from; `until` an ensemble size, if there is one to stop
+        at.
 
         After the segment, exactly the last fresh node of such a block still has children to come.
         """
@@ -163,8 +164,9 @@ class Tree:
         def has_children_to_come(block: int, k: int) -> bool:
             if block + 1 == self.blocks or self.branching[block + 1] == 1:
                 return False
-            last_child_starts_at = (k + 1) * self.span(block) - self.span(block + 1)
-            return last_child_starts_at >= segment.stop
+            span = self.span(block + 1)
+            next_child_starts_at = -(-segment.stop // span) * span
+            return next_child_starts_at < min((k + 1) * self.span(block), until or self.leaves)
 
         return tuple(block for block, nodes in self.fresh(segment).items() if has_children_to_come(block, nodes[-1]))
 

@@ -159,7 +159,7 @@ class Core:
         images = _together(batch.requests) if batch.segment.start == 0 else None
         if self._through_at is not None:
             self.recorder.step_gap(seconds=self.clock() - self._through_at)
-        self._pool.add_logits(batch.rows, self.runner.run(batch.segment, batch.rows, images, final=batch.final))
+        self._pool.add_logits(batch.rows, self.runner.run(batch.segment, batch.rows, images, until=batch.until))
 
     def advance(self, batch: Batch) -> Updates:
         """A batch has been computed: everyone's next refinement, and with it their place in the next queue or their

@@ -18,7 +18,7 @@ from model_core.tree import Segment
 from service.errors import ServiceError
 from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Rows, rows_of
-from service.scheduler import ARRIVALS, URGENT, Costs, Decision, Entry, Queues, Situation
+from service.scheduler import ARRIVALS, LOSSES, URGENT, Costs, Decision, Entry, Queues, Situation
 from service.slots import SlotPool
 from service.window import Rate, Share, Window
 
@@ -75,8 +75,8 @@ class Batch:
     segment: Segment
     requests: list[Request]
     rows: Rows
-    final: bool
-    """Whether it is the last segment for all of them, whatever comes of it."""
+    until: int
+    """The ensemble size at which the last of them stops, whatever comes of it."""
     started_at: float
     enough: float | None
     """The confidence with which its requests stop that name none; see `Decision`."""
@@ -96,9 +96,9 @@ class Ledger:
         self._costs = costs
         self._requests: dict[int, Request] = {}
         self._admitted = 0
-        self._arrivals = Rate(ARRIVALS)
+        self._arrivals, self._crowd = Rate(ARRIVALS), Rate(ARRIVALS)
         self._slacks = Window(ARRIVALS, URGENT, empty=inf)
-        self._lost = Share(ARRIVALS)
+        self._lost = Share(LOSSES)
         self.computing = False
         """Whether a batch has begun and is not released yet."""
 
@@ -127,6 +127,7 @@ class Ledger:
             steps_run=steps_run,
             admitted=self._admitted,
             arrival_rate=self._arrivals.at(now),
+            crowd_rate=self._crowd.at(now),
             arrival_slack=self._slacks.value,
             lost=self._lost.value,
         )
@@ -142,6 +143,8 @@ class Ledger:
         ticket = Ticket(self._admitted)
         self._admitted += 1
         self._arrivals.add(now)
+        if self._requests:
+            self._crowd.add(now)
         if deadline - now >= self._costs.expected(Segment(0), 1):
             self._slacks.add(deadline - now)
         request = Request(
@@ -189,7 +192,7 @@ class Ledger:
             segment=decision.segment,
             requests=requests,
             rows=rows_of([request.slot for request in requests]),
-            final=all(request.entry.limit == decision.segment.stop for request in requests),
+            until=max(request.entry.limit for request in requests),
             started_at=now,
             enough=decision.enough,
         )

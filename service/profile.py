@@ -17,7 +17,7 @@ from typing import NamedTuple
 from model_core.tree import Segment, Tree
 from service.runners.base import padded
 from service.state import StepProfile
-from service.window import Window
+from service.window import Each, Window
 
 __all__ = ["Profile", "Shape", "Timings", "shape_of"]
 
@@ -27,6 +27,8 @@ WINDOW = 256
 STRAGGLE_QUANTILE = 0.98
 STRAGGLE_WINDOW = 1024
 """Steps of all curves together that the straggler factor looks back on."""
+COST_WINDOW = 64
+"""Steps over which it is taken what a leaf costs."""
 RATE = 0.05
 """How much of its deviation one step moves a curve."""
 MAX_DEVIATION = 0.5
@@ -53,6 +55,7 @@ class Profile:
             segment: curves[shape] for segment in tree.segments() if (shape := shape_of(tree, segment)) in curves
         }
         self._strays = Window(STRAGGLE_WINDOW, STRAGGLE_QUANTILE)
+        self._first, self._further = Each(COST_WINDOW), Each(COST_WINDOW)
 
     @property
     def straggle(self) -> float:
@@ -72,8 +75,22 @@ class Profile:
         """Seconds per request at the batch size that is most efficient."""
         return self._curves[segment].cheapest
 
+    @property
+    def first_leaf(self) -> float:
+        """Seconds per request that the first leaf has lately cost on average; as `cheapest` before any step."""
+        return self._first.value or self.cheapest(Segment(0))
+
+    @property
+    def further_leaf(self) -> float:
+        """Seconds per request that a leaf after the first has lately cost on average; as `cheapest` before any step."""
+        return self._further.value or self.cheapest(Segment(1))
+
     def observe(self, segment: Segment, batch: int, seconds: float) -> None:
         """A step of the engine took so long."""
+        if segment.start:
+            self._further.add(seconds, batch * segment.width)
+        elif segment.width == 1:
+            self._first.add(seconds, batch)
         curve = self._curves[segment]
         self._strays.add(seconds / curve.seconds[batch])
         curve.observe(batch, seconds)

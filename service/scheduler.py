@@ -17,6 +17,7 @@ from service.request import Priority
 
 __all__ = [
     "ARRIVALS",
+    "LOSSES",
     "URGENT",
     "Costs",
     "Decision",
@@ -34,6 +35,8 @@ __all__ = [
 
 ARRIVALS = 64
 """Over how many requests it is taken how fast and how urgent they come."""
+LOSSES = 256
+"""Over how many requests it is taken how many are lost."""
 URGENT = 0.05
 """The share of these that may be more urgent than what is counted on."""
 
@@ -66,6 +69,16 @@ class Costs(Protocol):
 
     def cheapest(self, segment: Segment) -> float:
         """What it usually takes per request, at the batch size that is most efficient."""
+        ...
+
+    @property
+    def first_leaf(self) -> float:
+        """What a request's first leaf has lately cost on average: slow steps and the engine's own work included."""
+        ...
+
+    @property
+    def further_leaf(self) -> float:
+        """The same of a leaf after the first."""
         ...
 
 
@@ -142,11 +155,15 @@ class Situation:
     """How many requests the engine has admitted so far."""
     arrival_rate: float
     """Requests per second, over the last `ARRIVALS`; 0, which is unknown, until there are so many."""
+    crowd_rate: float
+    """Requests per second that found others here when they came, over the last `ARRIVALS` of these; 0, which is
+    unknown, until there are so many. A client that is alone is no crowd, however often it asks.
+    """
     arrival_slack: float
     """Seconds until their deadlines with which the most urgent of them came, but for a share of `URGENT`, and for those
     who could have no leaf in time even alone; infinity before there is any."""
     lost: float
-    """The share of the last `ARRIVALS` to have a first leaf or be given up here that had none in time. Who is called
+    """The share of the last `LOSSES` to have a first leaf or be given up here that had none in time. Who is called
     off at its deadline, as over HTTP, is not counted: most of these the front has lost, which no shorter batch helps.
     """
 

@@ -53,7 +53,8 @@ def timings_of(
         RunnerError: a segment fails.
     """
     file = _file(package, runner, max_batch, seconds)
-    _run(package, runner, Segment(0), 1, final=True)  # the first run loads what it needs; its time is a first step's
+    for until in package.manifest.spec.tree.nested_sizes():  # the first run loads what it needs
+        _run(package, runner, Segment(0), 1, until=until)
     shapes = {shape_of(package.manifest.spec.tree, segment) for segment in runner.segments}
     if keep and (kept := _read(file, shapes)) is not None:
         logger.info("profile: as measured before, from %s", file)
@@ -102,9 +103,9 @@ def measure(package: Package, runner: Runner, *, max_batch: int, clock: Callable
     return timings
 
 
-def _run(package: Package, runner: Runner, segment: Segment, batch: int, *, final: bool = False) -> None:
+def _run(package: Package, runner: Runner, segment: Segment, batch: int, *, until: int | None = None) -> None:
     shape = (batch, *package.manifest.spec.input_shape)
-    runner.run(segment, slice(0, batch), None if segment.start else np.zeros(shape, np.float32), final=final)
+    runner.run(segment, slice(0, batch), None if segment.start else np.zeros(shape, np.float32), until=until)
 
 
 def _file(package: Package, runner: Runner, max_batch: int, seconds: float) -> Path:

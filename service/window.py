@@ -1,12 +1,12 @@
 """What is known of the last so many: a quantile of their values, kept up to date value by value, what share of them
-something is true of, or their rate."""
+something is true of, what each cost, or their rate."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
 
-__all__ = ["MOMENT", "Rate", "Share", "Window"]
+__all__ = ["MOMENT", "Each", "Rate", "Share", "Window"]
 
 MOMENT = 1e-6
 """Seconds at least in which anything came, so that it has a rate."""
@@ -54,6 +54,30 @@ class Share:
         self._count += holds
         if len(self._recent) > self._length:
             self._count -= self._recent.popleft()
+
+
+class Each:
+    """What one took on average, of the last `length` amounts that several took together; None before there is any."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._recent: deque[tuple[float, int]] = deque()
+        self._amount, self._count = 0.0, 0
+
+    @property
+    def value(self) -> float | None:
+        """As much as one took."""
+        return self._amount / self._count if self._count else None
+
+    def add(self, amount: float, count: int) -> None:
+        """`count` took this together, at least one."""
+        self._recent.append((amount, count))
+        self._amount += amount
+        self._count += count
+        if len(self._recent) > self._length:
+            amount, count = self._recent.popleft()
+            self._amount -= amount
+            self._count -= count
 
 
 class Rate:

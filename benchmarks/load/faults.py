@@ -32,10 +32,10 @@ class Stragglers(Wrapped):
         self._share, self._factor, self._sleep = share, factor, sleep
         self._random = np.random.default_rng(seed)
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         """See `Runner.run`."""
         started = time.perf_counter()
-        logits = super().run(segment, rows, images, final=final)
+        logits = super().run(segment, rows, images, until=until)
         if self._share and self._random.random() < self._share:
             self._sleep((self._factor - 1) * (time.perf_counter() - started))
         return logits

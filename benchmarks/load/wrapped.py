@@ -21,9 +21,9 @@ class Wrapped:
         """See `Runner.reserve`."""
         return self._runner.reserve(slots)
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         """See `Runner.run`."""
-        return self._runner.run(segment, rows, images, final=final)
+        return self._runner.run(segment, rows, images, until=until)
 
     def close(self) -> None:
         """See `Runner.close`."""

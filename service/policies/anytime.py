@@ -12,15 +12,14 @@ from operator import itemgetter
 
 from model_core.package import EnsembleFigures
 from model_core.tree import Segment
+from service.policies.crowd import limited, patient_from
 from service.policies.whole import WORTHWHILE
-from service.scheduler import ARRIVALS, Costs, Decision, Entry, Situation, batch_sizes, largest_batch
+from service.scheduler import Costs, Decision, Entry, Situation, batch_sizes, largest_batch
 
 __all__ = ["Anytime", "step_gains"]
 
 FAIR_SHARE = 16
 """One batch in so many belongs to the eldest patient request."""
-PATIENT = 1000
-"""A request is patient while its deadline is more than so many times a first leaf's seconds away."""
 MARGIN = 1.0
 """How many times over, beside the measured straggler factor, a wide segment has to fit the tightest slack."""
 CONFIDENT = 0.9
@@ -45,7 +44,8 @@ class Anytime:
        be served no faster than in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the
        largest set that can still get one together, in the widest segment 0..w that saves enough (`PAYS`), and
        whose time fits the tightest slack kappa times over. If those who wait on, and those who come meanwhile, then
-       take the machine until the last of their deadlines, it is their last step.
+       take the machine until the last of their deadlines, it is their last step; while requests are lost, they get no
+       more leaves than a crowd like this leaves time for (`service.policies.crowd`).
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the segment and batch with the most expected accuracy gained per second, less what it is expected to cost those
        who come meanwhile, if it gains anything; wider than one leaf only if its time, kappa times over, fits the
@@ -91,9 +91,9 @@ class Anytime:
         worthwhile = _worthwhile_batch(situation, len(savable.entries))
         if worthwhile < len(savable.entries):
             decision = _step(situation, 0, limit=worthwhile)
-            return decision and _final_if_crowded(situation, decision)
+            return decision and limited(situation, decision)
         decision = Decision(segment=self._widest(situation, savable.entries), entries=savable.entries)
-        return _final_if_crowded(situation, decision)
+        return limited(situation, decision)
 
     def _widest(self, situation: Situation, entries: Sequence[Entry]) -> Segment:
         """The widest segment from size 0 that pays and fits everyone's slack and limit.
@@ -105,7 +105,7 @@ class Anytime:
         most = min(min(map(_limit, entries)), min(map(_widest_of, entries)))
         if most <= first.width:
             return first
-        if entries[0].deadline > _patient_from(situation):
+        if entries[0].deadline > patient_from(situation):
             most = next((size for size in range(1, min(most, len(situation.segments))) if situation.queues[size]), most)
         allowed = [segment for segment in wider if segment.stop <= most]
         if not allowed:
@@ -196,7 +196,7 @@ class Anytime:
         return self._margin * situation.costs.straggle
 
     def _for_the_eldest(self, situation: Situation) -> Decision | None:
-        far = Entry(_patient_from(situation), -1)
+        far = Entry(patient_from(situation), -1)
         able = [
             (min(queue[first:], key=_admission), size, queue)
             for size, queue in situation.queues.everyone()
@@ -208,11 +208,6 @@ class Anytime:
         seconds, most = partial(situation.costs.expected, Segment(size)), min(len(queue), situation.max_batch)
         limit = max(_most(seconds, self._longest(situation), most), 1)
         return _step(situation, size, queue=queue, member=eldest, limit=limit)
-
-
-def _patient_from(situation: Situation) -> float:
-    """The instant from which on a deadline is far away."""
-    return situation.now + PATIENT * situation.costs.expected(Segment(0), 1)
 
 
 _admission, _limit, _widest_of = (itemgetter(Entry._fields.index(name)) for name in ("number", "limit", "widest"))
@@ -259,24 +254,6 @@ def _others_wait(situation: Situation, decision: Decision) -> bool:
     """Whether somebody waits for a first leaf who gets none in this batch."""
     served = 0 if decision.segment.start else len(decision.entries)
     return situation.queues.waiting > served
-
-
-def _final_if_crowded(situation: Situation, decision: Decision) -> Decision:
-    """The same, as everyone's last step if those who wait on have the machine until the last of their deadlines.
-
-    Who will not be refined has an answer that is as good now as at its deadline, and leaves its slot to others. First
-    leaves come before refinements, so with W that wait behind this batch of d seconds, requests that arrive at a rate
-    of lambda, and c seconds for a first leaf, the machine is free (W + lambda d) c / (1 - lambda c) seconds after the
-    batch: a busy period of a queue, taken as a fluid. No more are thought to come than the rate was taken over, since
-    a gust need not last.
-    """
-    entries, costs, rate = decision.entries, situation.costs, situation.arrival_rate
-    seconds, each = costs.expected(decision.segment, len(entries)), costs.cheapest(Segment(0))
-    left, spare = situation.queues.waiting - len(entries), 1 - rate * each
-    lasting = (left + rate * seconds) * each / spare if spare > 0 else inf
-    free_at = situation.now + seconds + min(lasting, (left + ARRIVALS) * each)
-    last = entries[-1].deadline
-    return replace(decision, target=decision.segment.stop) if free_at > last else decision
 
 
 def _worthwhile_batch(situation: Situation, most: int) -> int:

@@ -63,11 +63,12 @@ class Runner(Protocol):
         """
         ...
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         """Compute one segment for the requests in `rows`; returns the logits (w, B, K) of its leaves.
 
         A segment that starts at leaf 0 is given normalised `images` (B, C, H, W), no other is: it starts from what the
-        slots hold since the segments before it. A `final` one is the last for all of them: it may leave nothing there.
+        slots hold since the segments before it. None of them goes on beyond the ensemble size `until`, if it is given:
+        what only segments from there on start from need not be kept.
 
         Raises:
             RunnerError: the computation failed; the runner stays usable, what the rows hold is lost.

@@ -49,15 +49,16 @@ class _Step:
     """By the first and the last of neighbouring rows, whose arrays stay where they are."""
 
 
-_Steps = dict[tuple[Segment, bool], _Step]
-"""By segment, and whether it is final."""
+_Steps = dict[tuple[Segment, int | None], _Step]
+"""By segment, and for a first step by the ensemble size until which it keeps what is needed, too; None: all of it."""
 
 
 class OnnxRunner:
     """Computes the steps of a package and, if `wide`, every segment of several of them that the tree allows: joined
     into one graph they save the calls and copies between them, for a few copies of the weights for each width. They
-    have the threads of small batches, since those are what they are for. A first step that is final has a graph of its
-    own then, too: one that keeps nothing takes a tenth less.
+    have the threads of small batches, since those are what they are for. A first step has graphs of its own then, too,
+    for requests that stop early: one that keeps nothing takes a tenth less, one that keeps enough for four networks of
+    sixteen a fifteenth.
 
     `threads` is the number of CPU threads for one operator, in batches of `threads_from` and more; smaller batches are
     left to one (`service.runners.threads` measures what is faster). On the CPU a step reads and writes the slots in
@@ -93,17 +94,25 @@ class OnnxRunner:
         self._shapes: dict[int, tuple[int, ...]] = {}
         """One request's activation shape, for every block that some step keeps."""
 
-        def load(segments: Iterable[Segment], count: int, *, final: bool = False) -> _Steps:
+        def load(segments: Iterable[Segment], count: int) -> _Steps:
             options = session_options(count)
-            return {(segment, final): self._load(segment, package, options, device, final) for segment in segments}
+            return {(segment, None): self._load(segment, package, options, device) for segment in segments}
+
+        def load_first(count: int) -> _Steps:
+            options, everything = session_options(count), tree.kept_blocks(Segment(0))
+            kept = {size: tree.kept_blocks(Segment(0), size) for size in tree.ensemble_sizes}
+            steps = {
+                keeps: self._load(Segment(0), package, options, device, keeps)
+                for keeps in sorted(set(kept.values()) - {everything})
+            }
+            return {(Segment(0), size): steps[keeps] for size, keeps in kept.items() if keeps in steps}
 
         steps = [Segment(leaf) for leaf in range(tree.leaves)]
-        last = [Segment(0)] if wide and tree.kept_blocks(Segment(0)) else []
-        self._steps = load(steps, threads) | load(last, threads, final=True)
+        self._steps = load(steps, threads) | (load_first(threads) if wide else {})
         self._small = self._steps
         """What computes batches below `threads_from`."""
         if threads_from > 1:
-            self._small = load(steps, 1) | load(last, 1, final=True)
+            self._small = load(steps, 1) | (load_first(1) if wide else {})
         joined = load((segment for segment in self.segments if segment.width > 1), 1 if threads_from > 1 else threads)
         for group in (self._steps, self._small):
             group.update(joined)
@@ -116,11 +125,11 @@ class OnnxRunner:
             step.bindings.clear()
         return self._slots.memory_bytes
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         """See `Runner.run`."""
         steps = self._steps if batch_of(rows) >= self._threads_from else self._small
-        step, slots = steps.get((segment, final)) or steps[segment, False], self._slots
-        if images is not None and not final and IMAGE in slots:
+        step, slots = steps.get((segment, until)) or steps[segment, None], self._slots
+        if images is not None and IMAGE in slots and (until is None or until > self._tree.span(0)):
             slots.store(IMAGE, rows, images)
         try:
             if self._in_place and (images is None or step.keeps):  # else nothing of it touches a slot
@@ -181,11 +190,16 @@ class OnnxRunner:
         return _Binding(bound=bound, logits=logits)
 
     def _load(
-        self, segment: Segment, package: Package, options: ort.SessionOptions, device: Device, final: bool
+        self,
+        segment: Segment,
+        package: Package,
+        options: ort.SessionOptions,
+        device: Device,
+        keeps: tuple[int, ...] | None = None,
     ) -> _Step:
         """A session for a segment; one that is no step as it is, is made of those, which have been checked before."""
-        file, joined = package.step(segment.start), final or segment.width > 1
-        keeps = () if final else self._tree.kept_blocks(segment)
+        file, joined = package.step(segment.start), keeps is not None or segment.width > 1
+        keeps = self._tree.kept_blocks(segment) if keeps is None else keeps
         graph = segment_graph(package, segment, keeps) if joined else None
         step = _Step(
             file=file,

@@ -120,8 +120,8 @@ class PyTorchRunner:
         return sum(level.nbytes for level in self._levels.values())
 
     @torch.inference_mode()
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
-        """See `Runner.run`; a final segment is computed as any other."""
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
+        """See `Runner.run`; everything is kept."""
         batch = batch_of(rows)
         try:
             plan = self._plans[segment, padded(batch)] if self.pads else self._plan(segment, batch)

@@ -115,10 +115,10 @@ def test_who_finds_no_place_is_refused(tiny_package: Path, images: list[tuple[st
 def test_capacity_and_latency_are_those_of_the_full_ensemble(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     run, computed = local.runner.run, 0
 
-    def counted(segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def counted(segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         nonlocal computed
         computed += segment.width * batch_of(rows)
-        return run(segment, rows, images, final=final)
+        return run(segment, rows, images, until=until)
 
     def noted(*arguments: Any) -> list[float]:
         loops.append(closed_loop(*arguments))

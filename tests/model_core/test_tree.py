@@ -95,6 +95,28 @@ def test_segments_of_the_papers_tree() -> None:
     assert tree.kept_blocks(Segment(0)) == (0, 1, 2, 3)
     assert tree.kept_blocks(Segment(0, 2)) == (0, 1, 2)
     assert tree.kept_blocks(Segment(15)) == ()
+    stops = [1, 2, 3, 4, 5, 8, 9, 16]
+    kept = [(), (3,), (2, 3), (2, 3), (1, 2, 3), (1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)]
+    assert [tree.kept_blocks(Segment(0), until) for until in stops] == kept
+    assert tree.kept_blocks(Segment(0, 2), 4) == (2,)
+
+
+@given(branchings, st.data())
+def test_who_stops_early_needs_no_more_than_what_is_kept_until_then(
+    branching: tuple[int, ...], data: st.DataObject
+) -> None:
+    """What is kept of each segment, up to an ensemble size, is what the segments up to there start from."""
+    tree = Tree(branching)
+    until = data.draw(st.sampled_from(tree.ensemble_sizes))
+    kept: dict[int, Node] = {}
+    needed: set[int] = set()
+    for leaf in range(until):
+        if (node := tree.entry_node(leaf)) is not None:
+            assert kept[node.block] == node
+            needed.add(node.block)
+        for block in tree.kept_blocks(Segment(leaf), until):
+            kept[block] = Node(block, tree.fresh(Segment(leaf))[block][-1])
+    assert set(kept) == needed, "and nothing else"
 
 
 @given(branchings)

@@ -64,12 +64,12 @@ class Brake:
     def reserve(self, slots: int) -> int:
         return self._runner.reserve(slots)
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         if self._held_from is not None and segment.start >= self._held_from:
             assert self._released.wait(30), "the test never let go"
         if self._broken_from is not None and segment.start >= self._broken_from:
             raise RuntimeError("the device is gone")
-        return self._runner.run(segment, rows, images, final=final)
+        return self._runner.run(segment, rows, images, until=until)
 
     def close(self) -> None:
         self._runner.close()

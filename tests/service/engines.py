@@ -44,19 +44,19 @@ class TimedRunner:
         self.before: Callable[[Segment], None] = lambda segment: None
         self.batches: list[tuple[int, int]] = []
         """The step and the batch size of every run."""
-        self.finals: list[bool] = []
-        """Whether each was final."""
+        self.until: list[int | None] = []
+        """The ensemble size at which the last of each was to stop."""
         self._runner, self._tree, self._clock = runner, tree, clock
 
     def reserve(self, slots: int) -> int:
         return self._runner.reserve(slots)
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         self.before(segment)
         self.batches.append((segment.start, batch_of(rows)))
-        self.finals.append(final)
+        self.until.append(until)
         self._clock.now += seconds(self._tree, segment, batch_of(rows))
-        return self._runner.run(segment, rows, images, final=final)
+        return self._runner.run(segment, rows, images, until=until)
 
     def close(self) -> None:
         self._runner.close()

@@ -43,6 +43,14 @@ class Linear:
     def cheapest(self, segment: Segment) -> float:
         return min(self.expected(segment, batch) / batch for batch in (1, min(4, self.max_batch)))
 
+    @property
+    def first_leaf(self) -> float:
+        return self.cheapest(Segment(0))
+
+    @property
+    def further_leaf(self) -> float:
+        return self.cheapest(Segment(1))
+
 
 def figures(accuracy: list[float], flops: list[int] | None = None) -> list[EnsembleFigures]:
     costs = flops or [10 * (index + 1) for index in range(len(accuracy))]
@@ -72,6 +80,7 @@ def situation(queues: Queues, **changes: object) -> Situation:
         "steps_run": 1,
         "admitted": 0,
         "arrival_rate": 0.0,
+        "crowd_rate": 0.0,
         "arrival_slack": inf,
         "lost": 0.0,
     }

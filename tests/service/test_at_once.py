@@ -133,13 +133,13 @@ class Exclusive(OnnxRunner):
         self.overlaps = 0
         self._computing = threading.Lock()
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         if not self._computing.acquire(blocking=False):
             self.overlaps += 1
-            return super().run(segment, rows, images, final=final)
+            return super().run(segment, rows, images, until=until)
         try:
             self.threads.add(threading.current_thread().name)
-            return super().run(segment, rows, images, final=final)
+            return super().run(segment, rows, images, until=until)
         finally:
             self._computing.release()
 
@@ -262,8 +262,8 @@ def watch(served: Served, threads: list[str]) -> None:
     """Note on which thread each step runs."""
     run = served.brake.run
 
-    def noted(segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def noted(segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         threads.append(threading.current_thread().name)
-        return run(segment, rows, images, final=final)
+        return run(segment, rows, images, until=until)
 
     served.brake.run = noted  # type: ignore[method-assign]

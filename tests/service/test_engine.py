@@ -172,7 +172,7 @@ def test_requests_share_steps_and_one_call_tells_a_listener_all(bench: Bench) ->
     assert bench.metric("hne_step_batch_size_sum") / bench.metric("hne_step_batch_size_count") == 32
 
 
-def test_a_step_is_final_if_it_is_the_last_for_all_of_its_batch(make: MakeBench) -> None:
+def test_a_step_keeps_what_the_last_of_its_batch_to_stop_needs(make: MakeBench) -> None:
     def everyone(situation: Situation) -> Decision | None:
         size, queue = next(situation.queues.everyone(), (0, ()))
         return Decision(segment=Segment(size), entries=tuple(queue)) if queue else None
@@ -183,7 +183,7 @@ def test_a_step_is_final_if_it_is_the_last_for_all_of_its_batch(make: MakeBench)
             bench.engine.submit(image, Budget(max_ensemble_size=size), bench.listen)
         bench.run()
     assert bench.runner.batches == [(0, 2), (0, 2), (1, 1)]
-    assert bench.runner.finals == [True, False, True]
+    assert bench.runner.until == [1, 2, 2]
 
 
 def test_waiting_first_leaves_and_gaps_are_told_in_seconds(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from model_core.tree import Segment
 from service.errors import DeadlineMissedError, DrainingError
 from service.ledger import Ledger, Request
 from service.request import Budget, Refinement, StopReason
-from service.scheduler import ARRIVALS, Decision, Entry
+from service.scheduler import ARRIVALS, LOSSES, Decision, Entry
 from service.slots import SlotPool
 from tests.service.situations import STEPS, Linear
 
@@ -90,9 +90,9 @@ def test_what_share_was_lost_is_told_of_the_last_to_begin_or_end() -> None:
     assert lost() == 1.0
     ledger.end(admitted(), StopReason.DRAIN, DrainingError(), 1.0)
     assert lost() == 0.5, "a service that ends has let nobody wait too long"
-    for _ in range(ARRIVALS - 1):
+    for _ in range(LOSSES - 1):
         ledger.end(admitted(), StopReason.DEADLINE, DeadlineMissedError(), 1.0)
-    assert lost() == pytest.approx(1 - 1 / ARRIVALS), "the first is forgotten"
+    assert lost() == pytest.approx(1 - 1 / LOSSES), "the first is forgotten"
 
 
 def test_who_is_refined_counts_once_as_not_lost() -> None:

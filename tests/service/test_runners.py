@@ -108,14 +108,18 @@ def test_every_segment_it_offers_gives_the_leaves_it_covers(runner: Runner, tiny
 
 
 @pytest.mark.parametrize("rows", [slice(2, 3), slice(2, 5), [5, 2], [5, 2, 4]], ids=str)
-def test_a_final_step_gives_the_same_and_disturbs_nobody(runner: Runner, rows: slice | list[int]) -> None:
+@pytest.mark.parametrize("until", [1, 2, 3, 4, 7, 8, 16])
+def test_who_stops_early_gets_the_same_up_to_there_and_disturbs_nobody(
+    runner: Runner, rows: slice | list[int], until: int
+) -> None:
     others, batch = images(2, seed=4), images(batch_of(rows), seed=5)
     runner.run(Segment(0), slice(0, 2), others)
-    expected = runner.run(Segment(0), rows, batch), runner.run(Segment(1), slice(0, 2))
-    np.testing.assert_allclose(runner.run(Segment(0), rows, batch, final=True), expected[0], atol=1e-5)
-    np.testing.assert_array_equal(runner.run(Segment(1), slice(0, 2)), expected[1])
-    again = runner.run(Segment(1), slice(0, 2), final=True)  # there need not be a form of its own
-    np.testing.assert_allclose(again, expected[1], atol=1e-5)
+    expected = [runner.run(Segment(leaf), rows, None if leaf else batch) for leaf in range(until)]
+    theirs = runner.run(Segment(1), slice(0, 2))
+    for leaf, logits in enumerate(expected):
+        again = runner.run(Segment(leaf), rows, None if leaf else batch, until=until)
+        np.testing.assert_allclose(again, logits, atol=1e-5)
+    np.testing.assert_array_equal(runner.run(Segment(1), slice(0, 2)), theirs)
 
 
 @pytest.mark.parametrize("rows", [slice(1, 4), [4, 0, 2]], ids=["neighbours", "scattered"])

@@ -66,11 +66,11 @@ class Warming(OnnxRunner):
     def clock(self) -> float:
         return self.now
 
-    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, final: bool = False) -> Array:
+    def run(self, segment: Segment, rows: Rows, images: Array | None = None, *, until: int | None = None) -> Array:
         kind = segment, batch_of(rows)
         self.now += 0.01 if kind in self._warm else 1.0
         self._warm.add(kind)
-        return super().run(segment, rows, images, final=final)
+        return super().run(segment, rows, images, until=until)
 
 
 def test_the_first_run_of_a_batch_size_counts_nothing(copied: Package) -> None:

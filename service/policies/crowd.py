@@ -1,0 +1,69 @@
+"""Crowds: how far those who get their first leaf will come, with all who wait behind them and those who come.
+
+To keep what further leaves start from makes a first leaf up to a tenth slower on a CPU, for everyone behind it. So who
+will not get them should not pay for them, nor anybody else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, log2
+
+from model_core.tree import Segment
+from service.scheduler import ARRIVALS, Decision, Situation
+
+__all__ = ["limited", "patient_from"]
+
+PATIENT = 1000
+"""A request is patient while its deadline is more than so many times a first leaf's seconds away."""
+
+
+def patient_from(situation: Situation) -> float:
+    """The instant from which on a deadline is far away."""
+    return situation.now + PATIENT * situation.costs.expected(Segment(0), 1)
+
+
+def limited(situation: Situation, decision: Decision) -> Decision:
+    """First leaves, up to the ensemble size that can be reached before the last of their deadlines.
+
+    Who will not be refined further has an answer that is as good now as at its deadline, and leaves its slot to others.
+    """
+    last, first_size = decision.entries[-1].deadline, decision.segment.stop
+    reach = len(situation.segments)
+    if _crowded_until(situation, decision) > last:
+        reach = first_size
+    elif last <= patient_from(situation):
+        reach = max(_affordable(situation), first_size)
+    return decision if reach >= len(situation.segments) else replace(decision, target=reach)
+
+
+def _crowded_until(situation: Situation, decision: Decision) -> float:
+    """When those who wait on will have left the machine.
+
+    First leaves come before refinements, so with W that wait behind this batch of d seconds, requests that arrive at a
+    rate of lambda, and c seconds for a first leaf, that is (W + lambda d) c / (1 - lambda c) seconds after the batch: a
+    busy period of a queue, taken as a fluid. No more are thought to come than the rate was taken over, since a gust
+    need not last.
+    """
+    entries, costs, rate = decision.entries, situation.costs, situation.arrival_rate
+    seconds, each = costs.expected(decision.segment, len(entries)), costs.cheapest(Segment(0))
+    left, spare = situation.queues.waiting - len(entries), 1 - rate * each
+    lasting = (left + rate * seconds) * each / spare if spare > 0 else inf
+    return situation.now + seconds + min(lasting, (left + ARRIVALS) * each)
+
+
+def _affordable(situation: Situation) -> int:
+    """How many leaves, a power of two, the machine has the time for with everyone; more than there are if all.
+
+    A crowd's next request comes 1 / lambda seconds later, and what its first leaf leaves of these is there for further
+    ones: 1 + (1 / lambda - c) / f leaves, with c and f seconds for them as they have lately been. Some find a lull and
+    could get more; they are few, and what they lose is little.
+
+    That asks only while some are lost. Clients that ask again when they have their answer come the faster the less they
+    get: what they make of the machine's time is no sign that there is no more.
+    """
+    rate, costs = situation.crowd_rate, situation.costs
+    if not (rate and situation.lost):
+        return len(situation.segments)
+    leaves = 1 + max(1 / rate - costs.first_leaf, 0.0) / costs.further_leaf
+    return 1 << int(log2(leaves) + 0.5)
