@@ -138,7 +138,11 @@ class Core:
         than so many seconds."""
         now = self.clock()
         situation = self.ledger.situation(
-            now, segments=self._segments, max_batch=self._max_batch, steps_run=self._steps_run
+            now,
+            segments=self._segments,
+            max_batch=self._max_batch,
+            steps_run=self._steps_run,
+            keeping_costs=self.runner.keeping_costs,
         )
         decision = self._policy(situation)
         if decision is None:

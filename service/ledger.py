@@ -114,9 +114,15 @@ class Ledger:
         return self._admitted
 
     def situation(
-        self, now: float, *, segments: Sequence[Sequence[Segment]], max_batch: int, steps_run: int
+        self,
+        now: float,
+        *,
+        segments: Sequence[Sequence[Segment]],
+        max_batch: int,
+        steps_run: int,
+        keeping_costs: bool = False,
     ) -> Situation:
-        """What a policy decides from; `segments`, `max_batch` and `steps_run` as there."""
+        """What a policy decides from, of which the books know all but this."""
         return Situation(
             queues=self.queues,
             segments=segments,
@@ -125,6 +131,7 @@ class Ledger:
             max_batch=max_batch,
             free_slots=self._pool.available,
             steps_run=steps_run,
+            keeping_costs=keeping_costs,
             admitted=self._admitted,
             arrival_rate=self._arrivals.at(now),
             crowd_rate=self._crowd.at(now),

@@ -151,6 +151,8 @@ class Situation:
     """How many of `queues[0]` can be given a slot."""
     steps_run: int
     """How many batches the engine has run so far."""
+    keeping_costs: bool
+    """Whether first leaves are the slower for what they keep for further ones."""
     admitted: int
     """How many requests the engine has admitted so far."""
     arrival_rate: float

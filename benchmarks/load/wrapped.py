@@ -15,6 +15,7 @@ class Wrapped:
     def __init__(self, runner: Runner) -> None:
         self.name, self.configuration = runner.name, runner.configuration
         self.segments, self.max_batch, self.pads = runner.segments, runner.max_batch, runner.pads
+        self.keeping_costs = runner.keeping_costs
         self._runner = runner
 
     def reserve(self, slots: int) -> int:

@@ -1,7 +1,7 @@
 """Crowds: how far those who get their first leaf will come, with all who wait behind them and those who come.
 
-To keep what further leaves start from makes a first leaf up to a tenth slower on a CPU, for everyone behind it. So who
-will not get them should not pay for them, nor anybody else.
+Where it costs time to keep what further leaves start from, a first leaf is up to a tenth slower for it, and everyone
+behind waits as much longer. So who will not get further leaves should not pay for them, nor anybody else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def limited(situation: Situation, decision: Decision) -> Decision:
     reach = len(situation.segments)
     if _crowded_until(situation, decision) > last:
         reach = first_size
-    elif last <= patient_from(situation):
+    elif situation.keeping_costs and last <= patient_from(situation):
         reach = max(_affordable(situation), first_size)
     return decision if reach >= len(situation.segments) else replace(decision, target=reach)
 

@@ -53,6 +53,11 @@ class Runner(Protocol):
         """Whether batches are `padded`, and take as long as what they are padded to."""
         ...
 
+    @property
+    def keeping_costs(self) -> bool:
+        """Whether a first segment is the slower for what it keeps, so that `until` saves time."""
+        ...
+
     def reserve(self, slots: int) -> int:
         """Make room for the activations of slots 0..slots-1, once, before the first `run`.
 

@@ -84,6 +84,7 @@ class OnnxRunner:
         self.configuration += ", wide" if wide else ""
         self.max_batch = None
         self.pads = False
+        self.keeping_costs = wide
         self._tree = tree = package.manifest.spec.tree
         self._input_shape = package.manifest.spec.input_shape
         self._classes = package.manifest.spec.classes

@@ -74,6 +74,7 @@ class PyTorchRunner:
         self.name = f"pytorch-{device}"
         self.max_batch = max_batch
         self.pads = graphs and torch.device(device).type == "cuda"
+        self.keeping_costs = False
         self._device, self._dtype = torch.device(device), PRECISIONS[precision]
         self._package = package
         self._input_shape = package.manifest.spec.input_shape

@@ -40,6 +40,7 @@ class Brake:
         self.segments = tuple(segment for segment in runner.segments if segment.width == 1)
         self.max_batch = runner.max_batch
         self.pads = runner.pads
+        self.keeping_costs = runner.keeping_costs
 
     @contextmanager
     def before(self, step: int) -> Iterator[None]:

@@ -41,6 +41,7 @@ class TimedRunner:
         self.segments: tuple[Segment, ...] = runner.segments
         self.max_batch = runner.max_batch
         self.pads = runner.pads
+        self.keeping_costs = runner.keeping_costs
         self.before: Callable[[Segment], None] = lambda segment: None
         self.batches: list[tuple[int, int]] = []
         """The step and the batch size of every run."""

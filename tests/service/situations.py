@@ -78,6 +78,7 @@ def situation(queues: Queues, **changes: object) -> Situation:
         "max_batch": 4,
         "free_slots": 3,
         "steps_run": 1,
+        "keeping_costs": True,
         "admitted": 0,
         "arrival_rate": 0.0,
         "crowd_rate": 0.0,

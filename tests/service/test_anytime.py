@@ -35,6 +35,7 @@ from tests.service.situations import (
     st.integers(0, 3),
     st.integers(0, 2 * FAIR_SHARE),
     st.tuples(st.sampled_from([0.0, 0.5, 100.0]), st.sampled_from([0.1, 2.0, 5.0, inf])),
+    st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.1])),
 )
 def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
     requests: list[tuple[int, float]],
@@ -45,6 +46,7 @@ def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
     free_slots: int,
     steps_run: int,
     arrivals: tuple[float, float],
+    crowd: tuple[float, float],
 ) -> None:
     queues, costs.max_batch = Queues(LEAVES), max_batch
     for number, ((size, slack), limit) in enumerate(zip(requests, limits, strict=False)):
@@ -61,10 +63,12 @@ def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
             steps_run=steps_run,
             arrival_rate=arrivals[0],
             arrival_slack=arrivals[1],
+            crowd_rate=crowd[0],
+            lost=crowd[1],
         )
     )
     if decision is None:
-        assert all(not queues[size] for size in range(1, LEAVES))
+        assert crowd[1] or all(not queues[size] for size in range(1, LEAVES))
         assert not (queues[0] and free_slots)
         return
     segment, batch = decision.segment, len(decision.entries)
@@ -73,6 +77,7 @@ def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
     assert set(decision.entries) <= set(queues[segment.start])
     assert segment in segments[segment.start]
     assert all(entry.limit >= segment.stop for entry in decision.entries)
+    assert decision.target is None or decision.target >= segment.stop
     assert all(entry.deadline >= NOW + costs.expected(segment, batch) for entry in decision.entries)
 
 

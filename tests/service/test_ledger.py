@@ -76,6 +76,22 @@ def test_the_slack_of_arrivals_is_that_of_the_most_urgent_whom_anything_can_help
         assert arrivals(ledger, 100.0)[1] == pytest.approx(urgent)
 
 
+def test_only_who_finds_others_makes_a_crowd() -> None:
+    ledger = ledger_of()
+
+    def crowd(now: float) -> float:
+        return ledger.situation(now, segments=STEPS, max_batch=4, steps_run=0).crowd_rate
+
+    for number in range(2 * ARRIVALS):  # a client that is alone
+        ledger.cancel(ledger.admit(IMAGE, Budget(), lambda _: None, 0.1 * number).ticket)
+    assert crowd(20.0) == 0.0
+    now = arrive(ledger, ARRIVALS, start=20.0, gap=0.1)
+    assert crowd(now) == 0.0, "the first of these found nobody"
+    now = arrive(ledger, 1, start=now, gap=0.1)
+    assert crowd(now) == pytest.approx(10.0)
+    assert crowd(now + ARRIVALS * 0.1) == pytest.approx(5.0), "silence counts"
+
+
 def test_what_share_was_lost_is_told_of_the_last_to_begin_or_end() -> None:
     ledger = ledger_of()
 

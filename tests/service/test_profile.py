@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model_core.tree import Segment, Tree
-from service.profile import Profile, Shape
+from service.profile import COST_WINDOW, Profile, Shape
 
 TREE = Tree((1, 2, 2))
 FIRST, LAST = Segment(0), Segment(3)
@@ -80,3 +80,33 @@ def test_its_description_names_the_measured_batches() -> None:
     assert described.ensemble_size == 4
     assert described.expected == pytest.approx({1: 0.002, 4: 0.004})
     assert described.quantile == pytest.approx({1: 0.002, 4: 0.004})
+
+
+def test_what_leaves_have_lately_cost_is_told_with_every_slow_step() -> None:
+    learned = profile()
+    assert (learned.first_leaf, learned.further_leaf) == (learned.cheapest(FIRST), learned.cheapest(Segment(1)))
+    learned.observe(FIRST, 3, 0.018)
+    learned.observe(FIRST, 1, 0.090)
+    assert learned.first_leaf == pytest.approx(0.108 / 4)
+    assert learned.further_leaf == learned.cheapest(Segment(1))
+    learned.observe(Segment(1), 2, 0.006)
+    learned.observe(LAST, 4, 0.006)
+    assert learned.further_leaf == pytest.approx(0.012 / 6)
+    for _ in range(COST_WINDOW):
+        learned.observe(FIRST, 2, 0.008)
+    assert learned.first_leaf == pytest.approx(0.004), "older ones are forgotten"
+    assert learned.further_leaf == pytest.approx(0.012 / 6)
+
+
+def test_a_leaf_of_several_at_once_costs_its_share() -> None:
+    timings = {
+        Shape(0, 1): {1: [0.010]},
+        Shape(0, 2): {1: [0.012]},
+        Shape(1, 2): {1: [0.010]},
+        Shape(2, 1): {1: [0.002]},
+    }
+    learned = Profile(TREE, timings, max_batch=4)
+    learned.observe(Segment(2, 2), 4, 0.048)
+    assert learned.further_leaf == pytest.approx(0.006)
+    learned.observe(Segment(0, 2), 1, 0.1)
+    assert learned.first_leaf == learned.cheapest(FIRST), "with others it is no first leaf of its own"
