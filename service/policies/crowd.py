@@ -32,7 +32,7 @@ def limited(situation: Situation, decision: Decision) -> Decision:
     reach = len(situation.segments)
     if _crowded_until(situation, decision) > last:
         reach = first_size
-    elif situation.keeping_costs and last <= patient_from(situation):
+    elif first_size < reach and situation.keeping_costs and last <= patient_from(situation):
         reach = max(_affordable(situation), first_size)
     return decision if reach >= len(situation.segments) else replace(decision, target=reach)
 

@@ -4,10 +4,12 @@ from math import inf
 
 import pytest
 
-from model_core.tree import Segment
+from model_core.tree import Segment, Tree
 from service.policies import Anytime
 from service.policies.crowd import PATIENT
-from tests.service.situations import LEAVES, TABLE, WIDE, Linear, filled, situation
+from service.profile import Profile, Shape
+from service.scheduler import Entry, Queues, by_start
+from tests.service.situations import LEAVES, NOW, TABLE, WIDE, Linear, filled, situation
 
 COSTS = Linear(fixed=0.0, each=0.5)
 """A first leaf costs half a second, the second a quarter, in batches of any size."""
@@ -65,6 +67,17 @@ def test_slow_steps_leave_a_crowd_less_time() -> None:
             return 2 * super().first_leaf
 
     assert taken_to(9.0, crowd_rate=1.0, lost=0.01, costs=Slowed(fixed=0.0, each=0.5)) == 1
+
+
+def test_a_network_alone_has_no_further_leaf() -> None:
+    alone = Tree((1,))
+    costs = Profile(alone, {Shape(0, 1): {1: [0.5]}}, max_batch=4)
+    queues = Queues(1)
+    queues.add(0, Entry(NOW + 9, 0))
+    changes = {"segments": by_start(alone.segments(), 1), "costs": costs, "crowd_rate": 50.0, "lost": 0.1}
+    decision = Anytime(TABLE[:1])(situation(queues, **changes))
+    assert decision is not None
+    assert (decision.segment, decision.target) == (Segment(0), None)
 
 
 def test_a_wide_first_segment_is_taken_no_shorter_than_it_is() -> None:
