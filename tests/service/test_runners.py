@@ -122,6 +122,23 @@ def test_who_stops_early_gets_the_same_up_to_there_and_disturbs_nobody(
     np.testing.assert_array_equal(runner.run(Segment(1), slice(0, 2)), theirs)
 
 
+@pytest.mark.parametrize("rows", [slice(2, 3), [5, 2], slice(1, 4)], ids=str)
+@pytest.mark.parametrize("stop", [1, 2, 4, 8])
+def test_where_keeping_costs_only_what_is_needed_until_then_is_kept(
+    runner: Runner, rows: slice | list[int], stop: int
+) -> None:
+    def given(seed: int, *, until: int | None) -> tuple[Array, Array]:
+        """What one of the networks before `stop` gives after a first step, and the one at it."""
+        first = runner.run(Segment(0), rows, images(batch_of(rows), seed=seed), until=until)
+        last = runner.run(Segment(stop // 2), rows) if stop > 1 else first
+        return last, runner.run(Segment(stop), rows)
+
+    last, beyond = given(6, until=None)
+    other_last, other_beyond = given(7, until=stop)
+    assert not np.array_equal(other_last, last)
+    assert np.array_equal(other_beyond, beyond) == runner.keeping_costs
+
+
 @pytest.mark.parametrize("rows", [slice(1, 4), [4, 0, 2]], ids=["neighbours", "scattered"])
 def test_images_may_lie_in_memory_as_they_like(runner: Runner, rows: slice | list[int]) -> None:
     batch = images(3, seed=3)
