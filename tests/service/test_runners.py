@@ -161,7 +161,12 @@ def test_trees_that_split_above_the_first_block_read_the_image_again(name: str, 
     batch = images(2)
     both = [runner.run(Segment(leaf), slice(0, 2), None if leaf else batch) for leaf in range(2)]
     alone = [runner.run(Segment(leaf), [1], None if leaf else batch[1:]) for leaf in range(2)]
+    runner.run(Segment(0), slice(0, 2), images(2, seed=1))
+    until_both = [runner.run(Segment(leaf), slice(0, 2), None if leaf else batch, until=2) for leaf in range(2)]
+    runner.run(Segment(0), slice(0, 2), images(2, seed=1), until=1)
+    assert np.array_equal(runner.run(Segment(1), slice(0, 2)), until_both[1]) == runner.keeping_costs
     runner.close()
+    np.testing.assert_allclose(until_both, both, atol=1e-5)
     for one, two in zip(alone, both, strict=True):
         np.testing.assert_allclose(one[:, 0], two[:, 1], atol=1e-4)
     assert not np.allclose(both[0], both[1], atol=1e-2)
