@@ -31,7 +31,8 @@ class StopReason(StrEnum):
     """`max_ensemble_size` is reached."""
     POLICY = "policy"
     """The scheduling policy decides on this ensemble size: a baseline before anything ran; `anytime` where so many wait
-    for a first leaf that there is no time for a further one; the service itself, where it is behind with replies."""
+    for a first leaf, or come, that there is no time for further ones; the service itself, where it is behind with
+    replies."""
     CONFIDENCE = "confidence"
     """The calibrated top probability reached `min_confidence`; or, without one, 0.9 while others waited."""
     DRAIN = "drain"

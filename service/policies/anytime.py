@@ -44,8 +44,9 @@ class Anytime:
        be served no faster than in smaller batches: one leaf for the most urgent, so many as are worth it. Otherwise the
        largest set that can still get one together, in the widest segment 0..w that saves enough (`PAYS`), and
        whose time fits the tightest slack kappa times over. If those who wait on, and those who come meanwhile, then
-       take the machine until the last of their deadlines, it is their last step; while requests are lost, they get no
-       more leaves than a crowd like this leaves time for (`service.policies.crowd`).
+       take the machine until the last of their deadlines, it is their last step; while requests are lost, and
+       where keeping what further leaves start from costs time, they get no more of these than such a crowd leaves time
+       for (`service.policies.crowd`).
     3. while some wait and no slot is free: the deepest step, because it frees slots soonest.
     4. the segment and batch with the most expected accuracy gained per second, less what it is expected to cost those
        who come meanwhile, if it gains anything; wider than one leaf only if its time, kappa times over, fits the

@@ -99,21 +99,23 @@ class OnnxRunner:
             options = session_options(count)
             return {(segment, None): self._load(segment, package, options, device) for segment in segments}
 
-        def load_first(count: int) -> _Steps:
-            options, everything = session_options(count), tree.kept_blocks(Segment(0))
-            kept = {size: tree.kept_blocks(Segment(0), size) for size in tree.ensemble_sizes}
-            steps = {
-                keeps: self._load(Segment(0), package, options, device, keeps)
-                for keeps in sorted(set(kept.values()) - {everything})
-            }
-            return {(Segment(0), size): steps[keeps] for size, keeps in kept.items() if keeps in steps}
+        def load_steps(count: int) -> _Steps:
+            steps = load((Segment(leaf) for leaf in range(tree.leaves)), count)
+            if not wide:
+                return steps
+            options, made = session_options(count), {tree.kept_blocks(Segment(0)): steps[Segment(0), None]}
+            for size in tree.ensemble_sizes:
+                keeps = tree.kept_blocks(Segment(0), size)
+                if keeps not in made:
+                    made[keeps] = self._load(Segment(0), package, options, device, keeps)
+                steps[Segment(0), size] = made[keeps]
+            return steps
 
-        steps = [Segment(leaf) for leaf in range(tree.leaves)]
-        self._steps = load(steps, threads) | (load_first(threads) if wide else {})
+        self._steps = load_steps(threads)
         self._small = self._steps
         """What computes batches below `threads_from`."""
         if threads_from > 1:
-            self._small = load(steps, 1) | (load_first(1) if wide else {})
+            self._small = load_steps(1)
         joined = load((segment for segment in self.segments if segment.width > 1), 1 if threads_from > 1 else threads)
         for group in (self._steps, self._small):
             group.update(joined)
