@@ -22,7 +22,7 @@ NO_DISTILLATION = Arm(label="No distillation", changes=INDEPENDENT.changes)
 OURS = Arm(label="Hierarchical distillation")
 
 # What the paper's text leaves open. "We use a temperature T = 2 to generate soft-labels" names no other side; and were
-# its sums over networks and over ensembles means, the distillation would weigh as with alpha = 0.8 in sums.
+# its sums over networks and over ensembles means, the distillation would weigh beside L_I as with alpha = 0.8 in sums.
 READINGS = (
     INDEPENDENT,
     Arm(label="$L_{HD}$, T on both sides", changes={"student_temperature": None}),
@@ -33,6 +33,16 @@ READINGS = (
     # Twice (1 - alpha) L_I + alpha L_HD, so that distillation takes nothing from L_I: twice the rate at half the weight
     # decay is SGD on twice the loss.
     Arm(label="$L_I + L_{HD}$", changes={"student_temperature": None, "alpha": 0.5}, lr=2.0, weight_decay=0.5),
+)
+
+# Table 1 with the whole loss a mean, and one rate for all levels: then a network's own block sees little of L_I beside
+# its weight decay, and distillation makes up for some of that.
+MEANS = (
+    INDEPENDENT,
+    HIERARCHICAL,
+    Arm(label="$L_I$ in means", changes=INDEPENDENT.changes, means=True),
+    Arm(label="$L_{HD}$ in means", means=True),
+    Arm(label="$L_S$ in means", changes=STRUCTURED.changes, means=True),
 )
 
 # "We use the first three blocks as a backbone and implement 16 independent branches for the last two blocks."
@@ -138,6 +148,14 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 about="what the paper's text leaves open: which side has the temperature, how much is distilled",
                 architectures=("hne_small",),
                 arms=READINGS,
+                draw=curves,
+            ),
+            Study(
+                name="means",
+                title="Table 1 in means",
+                about="losses that are means over networks and ensembles, at one rate for all levels, beside ours",
+                architectures=("hne_small",),
+                arms=MEANS,
                 draw=curves,
             ),
             Study(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from model_core import zoo
 from training.config import TrainConfig
+from training.studies.means import in_means
 from training.studies.plan import PlannedRun
 from training.studies.published import Benchmark
 from training.studies.record import Line, load_record
@@ -55,6 +56,8 @@ class Arm:
     """The way of training the run that this one starts from."""
     teacher: Arm | None = None
     """The way of training the run that teaches this one."""
+    means: bool = False
+    """Whether its losses are means over networks and ensembles, at one rate for all levels (`in_means`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +87,16 @@ class Protocol:
         ]
         if self.architectures is not None and self.architectures != study.architectures:
             words.append(f"{', '.join(self.architectures)} instead of {', '.join(study.architectures)}")
-        rates = "one learning rate for all levels" if base.node_rates == "same" else "a learning rate per level"
         architectures = self.architectures or study.architectures
         words += [f"without {label}, which {architecture} cannot have" for architecture, label in study.left_out]
         families = {zoo.architecture(name).family for name in architectures}
+        arms = [arm for arm in study.arms if any(arm in study.arms_of(name) for name in architectures)]
         ours = [
-            rates,
+            *_rates(arms, base),
             *(["residual branches of ResNets that start at zero"] if "resnet" in families else []),
             base.precision,
             f"{base.held_out:.0%} of the training images held out for temperatures",
         ]
-        arms = [arm for arm in study.arms if any(arm in study.arms_of(name) for name in architectures)]
         distilling = [arm for arm in arms if _run(arm, base).config.distils]
         apart = [arm.label for arm in distilling if "student_temperature" in arm.changes]
         if len(apart) < len(distilling):  # else the labels say it
@@ -165,14 +167,25 @@ def planned(arm: Arm, architecture: str, protocol: Protocol) -> tuple[PlannedRun
     return tuple(_run(arm, replace(protocol.base, architecture=architecture, seed=seed)) for seed in protocol.seeds)
 
 
+def _rates(arms: Sequence[Arm], base: TrainConfig) -> list[str]:
+    """How the levels of the tree learn, arm by arm where they differ."""
+    own, means = "a learning rate per level", [arm.label for arm in arms if arm.means]
+    if base.node_rates == "same":
+        return ["one learning rate for all levels"]
+    return [f"{own} (one for all: {', '.join(means)})" if means else own]
+
+
 def _own_schedule(arm: Arm, base: TrainConfig) -> str:
     """An arm's epochs, rate and weight decay, where they are not the protocol's; "" where they are."""
-    if (arm.epochs, arm.lr, arm.weight_decay, arm.initial) == (1, 1, 1, None):
-        return ""
     run = _run(arm, base)
+    changed = run.config.weight_decay != base.weight_decay
+    if not changed and (arm.epochs, arm.lr, arm.initial) == (1, 1, None):
+        return ""
     words = f"{arm.label}: {run.config.epochs} epochs at lr {run.config.lr:g}"
-    if arm.weight_decay != 1:
+    if changed:
         words += f", weight decay {run.config.weight_decay:g}"
+    if arm.means and run.config.distils:
+        words += f", alpha {run.config.alpha:g}"
     if arm.initial is not None and run.initial is not None:
         words += f" after {run.initial.config.epochs} at {run.initial.config.lr:g} of {arm.initial.label}"
     return words
@@ -188,6 +201,8 @@ def _run(arm: Arm, base: TrainConfig) -> PlannedRun:
         weight_decay=_times(arm.weight_decay, base.weight_decay),
     )
     config = replace(scaled, **arm.changes)
+    if arm.means:
+        config = in_means(config)
     if not config.distils or config.student_temperature == config.temperature:  # a name for the same weights
         config = replace(config, student_temperature=None)
     return PlannedRun(

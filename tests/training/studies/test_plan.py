@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from training.config import TrainConfig
+from training.config import LossName, TrainConfig
 from training.errors import ConfigError
+from training.losses import distillation, hierarchical_distillation, nested_outputs, objective, soft_labels
 from training.studies.catalog import STUDIES, study_named
+from training.studies.means import in_means
 from training.studies.plan import PlannedRun
 from training.studies.study import Protocol
 
@@ -150,6 +154,39 @@ def test_distillation_beside_all_of_l_i_is_twice_the_loss() -> None:
             optimizer.step()
         courses.append(weight.item())
     assert courses[0] == pytest.approx(courses[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["i", "s", "d", "hd"])
+def test_means_over_networks_and_ensembles_are_said_as_rate_weight_decay_and_alpha(loss: LossName) -> None:
+    config = TrainConfig(loss=loss, lr=0.3, weight_decay=0.0004, alpha=0.3).resolved()
+    means = in_means(config)
+    assert (means.node_rates, means.weight_decay) == ("same", pytest.approx(0.3 * 0.0004 / means.lr))
+    logits_lbk, targets = torch.randn(16, 5, 10, dtype=torch.double), torch.randint(10, (5,))
+    labels_bk = soft_labels(logits_lbk, temperature=2.0)
+
+    def mean_of(predictions: Tensor) -> Tensor:  # (S, B, K)
+        return torch.stack([F.cross_entropy(each, targets) for each in predictions]).mean()
+
+    nested_sbk = nested_outputs(logits_lbk, (1, 2, 4, 8, 16))
+    expected = {
+        "i": mean_of(logits_lbk),
+        "s": mean_of(nested_sbk),
+        "d": 0.7 * mean_of(logits_lbk) + 0.3 / 16 * distillation(logits_lbk, labels_bk, temperature=2.0),
+        "hd": 0.7 * mean_of(logits_lbk)
+        + 0.3 / 4 * hierarchical_distillation(logits_lbk, labels_bk, sizes=(1, 2, 4, 8, 16), temperature=2.0),
+    }
+    ours = objective(loss, logits_lbk, targets, sizes=(1, 2, 4, 8, 16), alpha=means.alpha, temperature=2.0)
+    assert means.lr / 0.3 * ours.item() == pytest.approx(expected[loss].item(), rel=1e-5)
+
+
+def test_the_caption_tells_which_arms_are_means() -> None:
+    always, *own = Protocol(changes={}).deviations(study_named("means"))
+    assert "a learning rate per level (one for all: $L_I$ in means, $L_{HD}$ in means, $L_S$ in means)" in always
+    assert own == [
+        "$L_I$ in means: 200 epochs at lr 0.00625, weight decay 0.008",
+        "$L_{HD}$ in means: 200 epochs at lr 0.015625, weight decay 0.0032, alpha 0.8",
+        "$L_S$ in means: 200 epochs at lr 0.02, weight decay 0.0025",
+    ]
 
 
 def test_how_soft_labels_are_learnt_names_only_runs_that_have_some() -> None:
