@@ -17,10 +17,11 @@ from service.access import SECURITY, Authorized, service_of
 from service.errors import ServiceError
 from service.lifecycle import Service
 from service.problems import Problem, problem_of, problem_responses
+from service.query import PARAMETERS
 from service.schemas import Answer, Limits, ModelCard, ModelList, SizeFigures, StepTimes
 from service.state import EngineState
 from service.stream import EventStream, until_disconnect
-from service.submission import PARAMETERS, STREAM_PATH, Submission, submit
+from service.submission import STREAM_PATH, Submission, submit
 from service.upload import REQUEST_BODY
 
 __all__ = ["ROUTES"]

@@ -222,7 +222,7 @@ class Core:
             # From the end of the one before: what lies between two batches is part of what a batch costs.
             self._profile.observe(segment, count, batch.through_at - batch.since)
             self.recorder.step(
-                ensemble_size=segment.stop,
+                segment,
                 batch=count,
                 seconds=batch.through_at - batch.started_at,
                 flops=count * (self._flops[segment.stop] - self._flops[segment.start]),

@@ -101,8 +101,8 @@ class UnavailableError(ServiceError):
 class QueueFullError(UnavailableError):
     """Every waiting place is taken. `retry_after` (seconds) is when the present backlog will have its first answers."""
 
-    def __init__(self, retry_after: float) -> None:
-        super().__init__("the queue is full")
+    def __init__(self, retry_after: float, what: str = "the queue is full") -> None:
+        super().__init__(what)
         self.retry_after = retry_after
 
 

@@ -15,14 +15,12 @@ uses too. The pixels are the same, and where images are small, Pillow's reading 
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from threading import BoundedSemaphore
-from typing import TypeVar
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +30,9 @@ from simplejpeg import decode_jpeg, decode_jpeg_header
 
 from model_core.package import Preprocessing
 from model_core.preprocessing import fit, resized, upright
-from service.errors import FormatError, InvalidError, QueueFullError, TooLargeError
+from service.errors import FormatError, InvalidError, TooLargeError
+from service.lane import Lane
+from service.request import Priority
 
 __all__ = ["FORMATS", "Decoder"]
 
@@ -62,31 +62,6 @@ BIG_PIXELS, BIG_JPEG_PIXELS = 2**22, 2**24
 """Images of more are decoded one at a time. On the way a pixel of a WebP takes 16 bytes, of other formats 8 at most: of
 a JPEG, which is decoded at a smaller scale, the 6 or 8 of its coefficients where it is progressive."""
 
-RETRY_AFTER = 1.0
-"""Seconds until a full pool is worth another try: it drains hundreds of images in that time."""
-
-Result = TypeVar("Result")
-
-
-class _Lane:
-    """A fixed number of threads with a bounded line before them."""
-
-    def __init__(self, threads: int, max_waiting: int, name: str) -> None:
-        self._places = BoundedSemaphore(threads + max_waiting)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-
-    async def run(self, work: Callable[[bytes, str], Result], data: bytes, name: str) -> Result:
-        """What the work makes of an image. Raises QueueFullError, and what the work raises."""
-        if not self._places.acquire(blocking=False):
-            raise QueueFullError(RETRY_AFTER)
-        job = self._pool.submit(work, data, name)
-        # The place is free when the thread is done, not when the waiter gives up: a thread cannot be interrupted.
-        job.add_done_callback(lambda _: self._places.release())
-        return await asyncio.wrap_future(job)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
 
 class Decoder:
     """Decodes and normalises images on a fixed number of threads, and the big ones on one more, one at a time."""
@@ -109,27 +84,45 @@ class Decoder:
         Image.init()  # Pillow would load its parsers while the first request waits
         if Image.MAX_IMAGE_PIXELS is not None:  # its own limit, the process's, is not to be met before this one
             Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
-        self._lane = _Lane(threads, max_waiting, "decode")
-        self._big_lane = _Lane(1, max_waiting, "decode-big")
+        self._lane = Lane(threads=threads, max_waiting=max_waiting, name="decode")
+        self._big_lane = Lane(threads=1, max_waiting=max_waiting, name="decode-big")
         levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)  # (256, 1)
         mean, std = (np.asarray(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
         self._normalised = ((levels - mean) / std).T.copy()  # (3, 256): the 256 possible values of each channel
 
-    async def decode(self, data: bytes, name: str = "image") -> NDArray[np.float32]:
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a thread."""
+        return self._lane.waiting + self._big_lane.waiting
+
+    async def decode(
+        self,
+        data: bytes,
+        name: str = "image",
+        *,
+        priority: Priority = Priority.NORMAL,
+        deadline: float = inf,
+        at_once: bool = True,
+    ) -> NDArray[np.float32]:
         """The network's input (3, H, W) for an encoded image; `name` is what an error calls it.
+
+        Who waits for a thread is taken up by priority and deadline. Without `at_once`, so is a small image: it is one
+        of many, which together would hold up the event loop.
 
         Raises:
             QueueFullError: too many images wait to be decoded.
             FormatError, TooLargeError, InvalidError: as `read`.
         """
-        if len(data) <= SMALL_BYTES and _is_quick(data):
+        if at_once and len(data) <= SMALL_BYTES and _is_quick(data):
             if self._small and (pixels := self._plain(data)) is not None:
                 return self._normalise(pixels)
             with self._opened(data, name) as image:
                 if self._pixels(image) <= SMALL_PIXELS:
                     return self._input(image, name)
-        found = await self._lane.run(self._read_unless_big, data, name)
-        return await self._big_lane.run(self.read, data, name) if found is None else found
+        work = partial(self._read_unless_big, data, name)
+        if (found := await self._lane.run(work, priority=priority, deadline=deadline)) is not None:
+            return found
+        return await self._big_lane.run(partial(self.read, data, name), priority=priority, deadline=deadline)
 
     def read(self, data: bytes, name: str = "image") -> NDArray[np.float32]:
         """The same on the calling thread.

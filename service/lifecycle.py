@@ -15,6 +15,7 @@ from service.errors import ServiceError
 from service.images import Decoder
 from service.lag import LoopLag
 from service.reserve import Reserve
+from service.room import Room
 from service.settings import Settings
 from service.state import FrontState
 from service.strain import Strain
@@ -44,6 +45,7 @@ class Service:
             threads=settings.decode_threads,
             max_waiting=settings.max_waiting,
         )
+        self.room = Room(settings.max_upload_bytes)
         self.lag = LoopLag()
         self.reserve = Reserve(settings.reply_ms / 1e3, engine.clock)
         self.strain = Strain(manifest.table, engine.clock)
@@ -51,7 +53,16 @@ class Service:
         self.firsts = Window(ANSWERS, USUAL, empty=0.0)
         """Seconds from a request's arrival to its first leaf, of the last answers; 0 before there are any."""
         self._delivery = Delivery(engine)
-        engine.recorder.watch_front(lambda: FrontState(self.lag.seconds, self.reserve.refining(), self.strain.bearable))
+        engine.recorder.watch_front(self._state)
+
+    def _state(self) -> FrontState:
+        return FrontState(
+            lag=self.lag.seconds,
+            reserve=self.reserve.refining(),
+            bearable=self.strain.bearable,
+            decoding=self.decoder.waiting,
+            upload_bytes=self.room.taken,
+        )
 
     @property
     def clock(self) -> Callable[[], float]:

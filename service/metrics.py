@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from model_core.package import Package
+from model_core.tree import Segment
 from service.client import Exposition, Outcome
 from service.errors import DeadlineMissedError, DrainingError, QueueFullError, ServiceError, StartingError
 from service.request import StopReason
@@ -48,8 +49,8 @@ GAUGES: tuple[tuple[str, str, Callable[[EngineState], float]], ...] = (
     ("hne_batch_limit", "Requests that share a step at most", lambda now: now.max_batch),
     (
         "hne_ensemble_size_allowed",
-        "Ensemble size that a request arriving now would reach within the reference deadline, "
-        "if everyone in the engine advanced together with it",
+        "Ensemble size that a request arriving now would reach within 100 ms, "
+        "if everyone in the engine advanced together with it, one network at a time",
         lambda now: now.ensemble_size_allowed,
     ),
     (
@@ -79,8 +80,15 @@ FRONT_GAUGES: tuple[tuple[str, str, Callable[[FrontState], float], Callable[[Seq
         lambda front: front.bearable,
         _together,
     ),
+    ("hne_decode_queue_depth", "Images waiting for a thread to be decoded", lambda front: front.decoding, sum),
+    (
+        "hne_upload_bytes",
+        "Bytes of uploads being read or waiting to be decoded, beyond the first 64 KiB of each",
+        lambda front: front.upload_bytes,
+        sum,
+    ),
 )
-"""Of several API processes by the one that is worst off."""
+"""Of several API processes together where they add up, else by the one that is worst off."""
 
 
 class _EngineCollector(Collector):
@@ -167,9 +175,14 @@ class Recorder:
             OVERRUN_SECONDS,
         )
         steps = histogram(
-            "hne_step_duration_seconds", "One engine step, by ensemble size reached", STEP_SECONDS, ("ensemble_size",)
+            "hne_step_duration_seconds",
+            "One engine step, by ensemble size reached and leaves computed",
+            STEP_SECONDS,
+            ("ensemble_size", "width"),
         )
-        self._step_seconds = {size: steps.labels(ensemble_size=str(size)) for size in sizes}
+        self._step_seconds = {
+            segment: steps.labels(str(segment.stop), str(segment.width)) for segment in manifest.spec.tree.segments()
+        }
         self._step_batch = histogram("hne_step_batch_size", "Requests that shared a step", BATCHES)
         self._step_gap = histogram(
             "hne_step_gap_seconds", "From one step's end to the next one's start, while requests could run", GAP_SECONDS
@@ -216,9 +229,9 @@ class Recorder:
 
     # From the engine
 
-    def step(self, *, ensemble_size: int, batch: int, seconds: float, flops: int) -> None:
-        """One step took `batch` requests to `ensemble_size`; `flops` are those of the whole batch."""
-        self._step_seconds[ensemble_size].observe(seconds)
+    def step(self, segment: Segment, *, batch: int, seconds: float, flops: int) -> None:
+        """One step took `batch` requests through a segment; `flops` are those of the whole batch."""
+        self._step_seconds[segment].observe(seconds)
         self._step_batch.observe(batch)
         self._flops.inc(flops)
 

@@ -38,6 +38,7 @@ __all__ = [
     "MEDIA_TYPE",
     "Problem",
     "add_problem_handlers",
+    "check_count",
     "faults_of",
     "problem_of",
     "problem_responses",
@@ -108,6 +109,12 @@ def problem_of(error: Exception, request_id: str, *, first_seconds: float = 0.0)
         request_id=request_id,
         errors=error.faults if isinstance(error, InvalidError) else None,
     )
+
+
+def check_count(given: Mapping[str, Any], form: type[BaseModel], where: str) -> None:
+    """Make sure that no more fields are given than there are. Raises InvalidError."""
+    if len(given) > len(form.model_fields):
+        raise InvalidError({where: f"has {len(given)} fields; valid: {', '.join(form.model_fields)}"})
 
 
 def faults_of(error: Any, where: str = "", form: type[BaseModel] = Options) -> dict[str, str]:

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
         "is kept: they risk a whole answer for a fraction of a point",
     )
     max_body_bytes: Count = Field(10 * 2**20, description="largest request body, bytes")
+    max_upload_bytes: Count = Field(
+        256 * 2**20,
+        description="bytes of all request bodies that are read or wait to be decoded, in each API process, small ones "
+        "aside; more get 503",
+    )
     max_pixels: Count = Field(
         50_000_000, description="largest image, pixels; big ones are decoded one at a time, in up to 16 bytes a pixel"
     )
@@ -128,6 +133,11 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if self.default_deadline_ms is not None and self.default_deadline_ms > self.max_deadline_ms:
             raise ValueError("default_deadline_ms is longer than max_deadline_ms")
+        if self.max_body_bytes > self.max_upload_bytes:
+            raise ValueError(
+                f"max_body_bytes ({self.max_body_bytes}) is more than max_upload_bytes ({self.max_upload_bytes}): so "
+                "large a request would never be taken; lower the one or raise the other"
+            )
         if self.max_images > self.max_waiting:
             raise ValueError(
                 f"max_images ({self.max_images}) is more than max_waiting ({self.max_waiting}): a request of so many "

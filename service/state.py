@@ -84,3 +84,7 @@ class FrontState(NamedTuple):
     """Seconds before a deadline at which refinements end (`service.reserve`)."""
     bearable: float = inf
     """Requests per second above which urgent ones are not refined (`service.strain`)."""
+    decoding: int = 0
+    """Images that wait for a thread to be decoded (`service.lane`)."""
+    upload_bytes: int = 0
+    """Bytes of uploads that are held, small ones aside (`service.room`)."""

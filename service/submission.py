@@ -8,18 +8,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Self
 
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
-from starlette.datastructures import QueryParams
 
 from service.accept import Form, accepted_form
 from service.access import check_key
@@ -28,41 +24,24 @@ from service.delivery import Mailbox
 from service.errors import DeadlineMissedError, InvalidError, UnavailableError
 from service.images import Decoder
 from service.lifecycle import Service
-from service.problems import faults_of
+from service.query import read_query
 from service.request import Budget, Priority, Refinement
-from service.schemas import OPTION_FIELDS, Answer, Options, Prediction
+from service.schemas import Answer, Options, Prediction
 from service.strain import URGENT_SECONDS
 from service.upload import has_options, read_upload
 
-__all__ = ["PARAMETERS", "STREAM_PATH", "Submission", "submit"]
+__all__ = ["STREAM_PATH", "Submission", "submit"]
 
 DEFAULT_TOP_K = 5
 STREAM_PATH = "/predict/stream"
-TIMEOUT_HEADER = "x-request-timeout-ms"
 QUICK_SECONDS, ALONE_SECONDS = 0.0006, 0.001
 """Of computing for which the event loop may stand still, for anybody and for a client that is alone."""
 CROWD, HURRY_SECONDS = 4, 0.01
 """Where so many wait for their turn, who has longer until his deadline shares a step with them."""
-QUERIES = 256
-"""Different queries whose options are remembered: a client asks the same way again and again."""
-
 PRIORITIES: dict[str | None, Priority] = {
     None: Priority.NORMAL,
     **{priority.name.lower(): priority for priority in Priority},
 }
-
-_milliseconds = TypeAdapter(Annotated[float, Field(gt=0, allow_inf_nan=False)])
-_timeout_schema = _milliseconds.json_schema() | {"description": "As deadline_ms; the shorter one counts."}
-
-PARAMETERS: list[dict[str, Any]] = [
-    {"name": name, "in": where, "required": False, "schema": schema}
-    for where, schemas in (
-        ("query", OPTION_FIELDS),
-        ("header", {TIMEOUT_HEADER: _timeout_schema}),
-    )
-    for name, schema in schemas.items()
-]
-"""What a prediction request takes beside its body, for the API's documentation."""
 
 
 @dataclass(slots=True, kw_only=True)  # nobody changes one; frozen, making it takes three times as long
@@ -125,7 +104,7 @@ class Submission:
 async def submit(request: Request) -> Submission:
     """Read, decode and hand over a request's images.
 
-    It is no dependency of FastAPI's, and takes its parameters from the request by itself, as `PARAMETERS` documents
+    It is no dependency of FastAPI's, and takes its parameters from the request by itself, as `service.query` documents
     them: declared to FastAPI they take longer than all the rest of what happens before the engine.
 
     Raises:
@@ -135,7 +114,8 @@ async def submit(request: Request) -> Submission:
     check_key(request.headers, service)
     try:
         try:
-            return await _admitted(request, service)
+            with service.room.share() as take:
+                return await _admitted(request, service, take)
         except asyncio.CancelledError:  # by uvicorn, of who is not read to its end when the time to drain is over
             service.check_ready()
             raise
@@ -144,9 +124,9 @@ async def submit(request: Request) -> Submission:
         raise
 
 
-async def _admitted(request: Request, service: Service) -> Submission:
-    """As `submit`."""
-    query, longest = _query(request)
+async def _admitted(request: Request, service: Service, take: Callable[[int], None]) -> Submission:
+    """As `submit`; `take` hears of the bytes that come."""
+    query, longest = read_query(request)
     delivery = service.delivery  # a service that cannot answer now says so before the upload
     head, settings, clock = head_of(request), service.settings, service.clock
 
@@ -164,7 +144,9 @@ async def _admitted(request: Request, service: Service) -> Submission:
     deadline = instant(deadline_ms)
     try:
         async with asyncio.timeout(_left(deadline, clock)) as timeout:
-            upload = await read_upload(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
+            upload = await read_upload(
+                request, max_bytes=settings.max_body_bytes, max_images=settings.max_images, take=take
+            )
             if upload.is_list and form is Form.STREAM:
                 raise InvalidError({"body.images": "a stream answers one image"})
             streams = form is not Form.JSON and not upload.is_list
@@ -177,7 +159,7 @@ async def _admitted(request: Request, service: Service) -> Submission:
             priority = PRIORITIES[options.priority]
             await service.turns.next(deadline, priority)
             head.turn_at = clock()
-            images = await _decoded(service.decoder, upload.images)
+            images = await _decoded(service.decoder, upload.images, priority, deadline)
     except TimeoutError as error:
         missed = DeadlineMissedError()
         service.recorder.deadline_missed()
@@ -234,36 +216,6 @@ def _on_the_spot(service: Service, images: int, *, streams: bool, left: float) -
     return ALONE_SECONDS if service.strain.alone else QUICK_SECONDS
 
 
-def _query(request: Request) -> tuple[Options, float | None]:
-    """The options in the query, and the milliseconds that the header allows, if it is there."""
-    faults: dict[str, str] = {}
-    options, longest = None, None
-    try:
-        options = _options(request.scope["query_string"])
-    except ValidationError as error:
-        faults = faults_of(error, "query")
-    except InvalidError as error:
-        faults = dict(error.faults)
-    if (given := request.headers.get(TIMEOUT_HEADER)) is not None:
-        try:
-            longest = _milliseconds.validate_python(given)
-        except ValidationError as error:
-            faults |= faults_of(error, f"header.{TIMEOUT_HEADER}")
-    if options is None or faults:
-        raise InvalidError(faults)
-    return options, longest
-
-
-@lru_cache(maxsize=QUERIES)
-def _options(query: bytes) -> Options:
-    """The options of a query string. Raises ValidationError, InvalidError."""
-    given = QueryParams(query).multi_items()
-    times = Counter(name for name, _ in given)
-    if len(times) < len(given):
-        raise InvalidError({f"query.{name}": "is given twice" for name, count in times.items() if count > 1})
-    return Options.model_validate(dict(given))
-
-
 def _left(deadline: float, clock: Callable[[], float]) -> float:
     """Seconds until then. Raises TimeoutError where there are none."""
     if (left := deadline - clock()) <= 0:
@@ -271,10 +223,15 @@ def _left(deadline: float, clock: Callable[[], float]) -> float:
     return left
 
 
-async def _decoded(decoder: Decoder, images: Mapping[str, bytes]) -> list[NDArray[np.float32]]:
+async def _decoded(
+    decoder: Decoder, images: Mapping[str, bytes], priority: Priority, deadline: float
+) -> list[NDArray[np.float32]]:
     """All at the same time; one, which is the rule, without a task of its own."""
-    jobs = [decoder.decode(data, name) for name, data in images.items()]
-    return [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
+    alone = len(images) == 1
+    jobs = [
+        decoder.decode(data, name, priority=priority, deadline=deadline, at_once=alone) for name, data in images.items()
+    ]
+    return [await jobs[0]] if alone else await asyncio.gather(*jobs)
 
 
 def _check(options: Options, query: Options, service: Service) -> int:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.grafana.check_queries import DASHBOARD, queries
 from model_core.package import Package
+from model_core.tree import Segment
 from service.errors import DrainingError
 from service.front import outcome_of
 from service.metrics import Recorder
@@ -36,7 +37,7 @@ def exported(tiny_package: Path) -> dict[str, set[str]]:
     recorder = Recorder(package, CollectorRegistry())
     recorder.watch(state)
     recorder.watch_front(FrontState)
-    recorder.step(ensemble_size=1, batch=1, seconds=0.0, flops=1)
+    recorder.step(Segment(0), batch=1, seconds=0.0, flops=1)
     recorder.answered(ensemble_size=1, stop_reason=StopReason.COMPLETE)
     recorder.rejected(DrainingError())
     recorder.request(endpoint="/predict", outcome="answered", seconds=0.0, overrun=0.0)
@@ -101,6 +102,38 @@ def test_panels_are_told_apart_and_do_not_overlap() -> None:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, which comes with Prometheus, is not installed")
 def test_alerts_fire_for_what_they_are_meant_for_and_for_nothing_else() -> None:
     ran = subprocess.run(["promtool", "test", "rules", RULES_TEST], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, which comes with Prometheus, is not installed")
+@pytest.mark.parametrize(
+    ("answered", "early", "missed", "on_time"),
+    [(100, 100, 0, 1), (100, 50, 0, 0.5), (50, 50, 50, 0.5), (0, 0, 100, 0), (50, 25, 50, 0.25)],
+)
+def test_what_the_dashboard_calls_on_time(
+    answered: int, early: int, missed: int, on_time: float, tmp_path: Path
+) -> None:
+    (expression,) = {query.expression for query in queries() if query.panel == "On time"}
+    series = {
+        'hne_stops_total{reason="complete"}': answered,
+        "hne_deadline_missed_total": missed,
+        'hne_deadline_overrun_seconds_bucket{le="0.005"}': early,
+        "hne_deadline_overrun_seconds_count": answered,
+    }
+    case = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": f"0+{step}x20"} for name, step in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": expression.replace("$__rate_interval", "1m"),
+                "eval_time": "4m",
+                "exp_samples": [{"labels": "{}", "value": on_time}],
+            }
+        ],
+    }
+    file = tmp_path / "on-time.yml"
+    file.write_text(yaml.safe_dump({"evaluation_interval": "15s", "tests": [case]}))
+    ran = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

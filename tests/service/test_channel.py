@@ -144,7 +144,7 @@ async def test_who_leaves_is_computed_no_further(far: Far) -> None:
                 assert (await anext(aiter(mailbox))).ensemble_size <= 2
             await until(lambda: far.metric("hne_inflight_requests") == 0)
         await until(lambda: far.engine.snapshot().active == 0)
-    assert far.metric("hne_step_duration_seconds_count", ensemble_size="4") == 0
+    assert far.metric("hne_step_duration_seconds_count", ensemble_size="4", width="1") == 0
 
 
 CLIENT = """

@@ -185,6 +185,7 @@ async def test_the_pool_and_the_line_before_it_are_bounded() -> None:
     tasks = [asyncio.create_task(decoder.decode(data)) for _ in range(50)]
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert sum(isinstance(result, QueueFullError) for result in results) == 50 - 3
+    assert decoder.waiting == 0
     assert sum(thread.name.startswith("decode") for thread in threading.enumerate()) <= 1
     assert (await decoder.decode(data)).shape == (3, 32, 32)
     decoder.close()
@@ -198,7 +199,8 @@ async def test_a_small_image_needs_no_thread(decoder: Decoder, monkeypatch: pyte
     big, thin = Image.new("RGB", (400, 400)), Image.new("RGB", (1, 400))
     for image in (encode(smooth(32, 32), "JPEG"), encode(smooth(40, 32)), encode(big), encode(thin)):
         await decoder.decode(image)
-    assert [thread.startswith("decode") for thread in threads] == [False, False, True, True]
+    await decoder.decode(encode(smooth(32, 32), "JPEG"), at_once=False)
+    assert [thread.startswith("decode") for thread in threads] == [False, False, True, True, True]
 
 
 def with_text(kind: str) -> bytes:

@@ -4,6 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from model_core.package import Package
+from model_core.tree import Segment
 from service.api import ROUTES, Direct
 from service.errors import DrainingError, QueueFullError, RunnerError, StartingError
 from service.front import outcome_of
@@ -78,9 +79,9 @@ def test_answers_count_by_how_late_they_are(recorder: Recorder) -> None:
 
 
 def test_steps_count_by_the_size_they_reach(recorder: Recorder) -> None:
-    recorder.step(ensemble_size=3, batch=8, seconds=0.004, flops=800)
+    recorder.step(Segment(2), batch=8, seconds=0.004, flops=800)
     value = recorder.registry.get_sample_value
-    assert value("hne_step_duration_seconds_sum", {"ensemble_size": "3"}) == pytest.approx(0.004)
+    assert value("hne_step_duration_seconds_sum", {"ensemble_size": "3", "width": "1"}) == pytest.approx(0.004)
     assert (value("hne_step_batch_size_sum"), value("hne_flops_total")) == (8, 800)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import encodings
 import struct
 import zlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -45,6 +48,7 @@ def check_problem(response: httpx.Response, status: int) -> dict[str, Any]:
         ("deadline=5", "query.deadline", "valid: deadline_ms, max_flops"),
         ("deadline_ms=5&top_k=1&deadline_ms=50", "query.deadline_ms", "twice"),
         ("max_flops=100000000000000000000", "query.max_flops", "less than or equal to"),
+        ("&".join(map(str, range(1000))) + "&" + "=&".join(map(str, range(1000))), "query", "has 1000 fields; valid"),
     ],
 )
 async def test_an_invalid_option_is_422_and_named(
@@ -134,17 +138,71 @@ async def test_bodies_that_are_not_what_they_say(client: httpx.AsyncClient, phot
         assert problem["type"].startswith("urn:hne:problem:")
 
 
-@pytest.mark.parametrize("charset", ["undefined", "punycode"])
-async def test_a_form_whose_charset_cannot_be_read_is_400(client: httpx.AsyncClient, charset: str) -> None:
-    part = b'--b\r\nContent-Disposition: form-data; name="+"\r\n\r\n1\r\n--b--\r\n'
+@pytest.mark.parametrize("charset", ["undefined", "utf-7", "unicode_escape", "none-of-pythons"])
+async def test_a_form_in_a_charset_that_could_hold_what_no_answer_can_is_415(
+    client: httpx.AsyncClient, charset: str
+) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="+2AA-"; filename="a"\r\n\r\n1\r\n--b--\r\n'
+    headers = {"content-type": f'multipart/form-data; boundary=b; charset="{charset}"'}
+    check_problem(await client.post("/predict", content=part, headers=headers), 415)
+    if charset == "none-of-pythons":  # whose names it remembers for good
+        assert charset not in encodings._cache
+
+
+@pytest.mark.parametrize("charset", ["UTF-8", "latin-1"])
+async def test_text_that_is_not_in_the_charset_is_an_unknown_field(client: httpx.AsyncClient, charset: str) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="\xff"\r\n\r\n\xff\r\n--b--\r\n'
     headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
-    check_problem(await client.post("/predict", content=part, headers=headers), 400)
+    problem = check_problem(await client.post("/predict", content=part, headers=headers), 422)
+    assert set(problem["errors"]) == {"body.\xff"}
 
 
-async def test_a_form_whose_text_no_answer_can_hold_is_400(client: httpx.AsyncClient) -> None:
-    part = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\na\\ud800\r\n--b--\r\n'
-    headers = {"content-type": "multipart/form-data; boundary=b; charset=unicode_escape"}
-    check_problem(await client.post("/predict", content=part, headers=headers), 400)
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ({"images": [1] * 20_000}, {"body.images": "20000 images; at most 4 are allowed"}),
+        ({str(key): 1 for key in range(20_000)}, None),
+        ([{}] * 20_000, {"body": "is no JSON object"}),
+    ],
+)
+async def test_many_faults_are_told_in_one(client: httpx.AsyncClient, body: Any, fault: dict[str, str] | None) -> None:
+    response = await client.post("/predict", json=body)
+    problem = check_problem(response, 422)
+    assert problem["errors"] == fault or problem["errors"]["body"].startswith("has 20000 fields; valid: deadline_ms, ")
+    assert len(response.content) < 1000
+
+
+async def test_a_length_with_more_zeros_than_python_reads_is_a_length(client: httpx.AsyncClient, photo: bytes) -> None:
+    headers = JPEG | {"content-length": "0" * 5000 + str(len(photo))}
+    assert (await client.post("/predict", content=photo, headers=headers)).status_code == 200
+
+
+async def test_more_bytes_of_uploads_than_there_is_room_for_are_503(serving: Any, photo: bytes) -> None:
+    come, go = asyncio.Event(), asyncio.Event()
+
+    async def slowly(size: int) -> AsyncIterator[bytes]:
+        yield bytes(size)
+        come.set()
+        await go.wait()
+
+    async with serving(max_body_bytes=200_000, max_upload_bytes=200_000) as served:
+
+        def post(content: Any) -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(served.client.post("/predict", content=content, headers=JPEG))
+
+        slow = post(slowly(190_000))
+        await come.wait()
+        while not served.metric("hne_upload_bytes"):
+            await asyncio.sleep(0)
+        assert served.metric("hne_upload_bytes") == 190_000 - 65_536
+        problem = check_problem(await post(bytes(195_000)), 503)
+        assert problem["detail"] == "as many bytes of uploads are being read and decoded as may be"
+        assert (await post(photo)).status_code == 200, "a small one is always taken"
+        go.set()
+        assert (await slow).status_code == 415
+        assert served.metric("hne_upload_bytes") == 0
+        assert served.metric("hne_rejections_total", reason="queue_full") == 1
+        check_problem(await post(bytes(195_000)), 415)
 
 
 @pytest.mark.parametrize("disposition", ['name="file"', "name=\"file\"; filename*=UTF-8''photo.jpg"])

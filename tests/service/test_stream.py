@@ -112,7 +112,7 @@ async def test_a_reader_that_stalls_skips_to_the_latest_and_slows_nobody(serving
     async with serving() as served:
         stalled = asyncio.create_task(served.app(scope(), sender_of(photo), send))
         async with asyncio.timeout(10):
-            while served.metric("hne_step_duration_seconds_count", ensemble_size="16") != 1:
+            while served.metric("hne_step_duration_seconds_count", ensemble_size="16", width="1") != 1:
                 await asyncio.sleep(0)
         assert (await served.client.post("/predict", content=photo, headers=JPEG)).status_code == 200
         reads_on.set()

@@ -98,7 +98,7 @@ async def test_an_answer_tells_what_its_own_size_is_worth_and_where_the_time_wen
 async def test_who_had_a_turn_and_misses_its_deadline_was_not_refused(
     serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def endless(decoder: Decoder, data: bytes, name: str) -> NDArray[np.float32]:
+    async def endless(decoder: Decoder, data: bytes, name: str, **how: Any) -> NDArray[np.float32]:
         await asyncio.sleep(3600)
         raise AssertionError
 
