@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, ValidationError, model_validator
 
 from model_core.errors import PackageError
 from model_core.spec import ModelSpec
@@ -39,6 +39,7 @@ CARD = "README.md"
 
 
 Side = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -60,8 +61,8 @@ class Preprocessing(_Strict):
     """
 
     resize_to_cover: tuple[Side, Side]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[Scale, Scale, Scale]
 
     @model_validator(mode="before")
     @classmethod
@@ -111,6 +112,12 @@ class Manifest(_Strict):
         costs = [row.flops for row in self.table]
         if sorted(costs) != costs:
             raise ValueError("FLOPs must not fall as the ensemble grows")
+        channels, *sides = self.spec.input_shape
+        if channels != 3:
+            raise ValueError(f"the network takes {channels} channels; images are RGB")
+        cover = self.preprocessing.resize_to_cover
+        if any(covered < side for covered, side in zip(cover, sides, strict=True)):
+            raise ValueError(f"resize_to_cover {list(cover)} does not cover the network's input {sides}")
         if len(self.class_names) != self.spec.classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.spec.classes} classes")
         return self

@@ -27,6 +27,9 @@ SANE_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 PROCESS, _numbers = secrets.token_hex(8), count(1)
 """Together they make ids that are unique, for less than it costs to draw each at random."""
 
+STALLED_SECONDS = 0.05
+"""A server waits in `send` for room in the client's socket only; what takes so long is no write."""
+
 access_log = logging.getLogger("service.access")
 
 
@@ -48,6 +51,8 @@ class Head:
     """Instant of the first leaf of a single answer."""
     ended_at: float | None = None
     """Instant from which on a single answer had only to be sent, once that is known."""
+    unread: float = 0.0
+    """Seconds for which the answer could not be sent, since the client did not read."""
     status: int | None = None
     """Of the answer; of the problem, where a stream ends in one; None where the client left before."""
 
@@ -90,7 +95,10 @@ class Arrival:
             if message["type"] == "http.response.start":
                 head.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (_ID_HEADER, head.request_id.encode())]
+            before = self._clock()
             await send(message)
+            if (seconds := self._clock() - before) > STALLED_SECONDS:
+                head.unread += seconds
 
         try:
             await self.app(scope, receive, send_with_id)

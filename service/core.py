@@ -118,8 +118,15 @@ class Core:
             return request.ticket, self._end([request], StopReason.DEADLINE, DeadlineMissedError())
         return request.ticket, self._end([last], StopReason.DEADLINE, self._full()) if last is not None else []
 
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a request, if it is still there."""
+        self.ledger.cancel(ticket)
+        if not self.ledger.queues:  # from now on the device rests, which is no part of what the next batch costs
+            self._through_at = None
+
     def end_all(self) -> Updates:
         """Answer everyone with what they have."""
+        self._through_at = None
         return self._end(self.ledger.requests(), StopReason.DRAIN, DrainingError())
 
     def give_up(self) -> Updates:
@@ -152,8 +159,6 @@ class Core:
         if seconds > within:
             return None
         batch = self.ledger.begin(decision, now)
-        if self._rested(batch):
-            self._through_at = None
         batch.since = self._through_at or now
         self._free_at = now + seconds
         return batch
@@ -259,15 +264,6 @@ class Core:
 
     def _seconds_until(self, size: int, *, arriving: int = 0) -> float:
         return seconds_until(self.ledger.queues, self._profile, size, self._max_batch, arriving=arriving)
-
-    def _rested(self, batch: Batch) -> bool:
-        """Whether nobody was there for a while, since those who waited when the batch before was through have left."""
-        through_at, requests = self._through_at, batch.requests
-        return (
-            through_at is not None
-            and len(self.ledger) == len(requests)
-            and all(request.submitted_at > through_at for request in requests)
-        )
 
     def _full(self) -> QueueFullError:
         return QueueFullError(self._seconds_until(1 if self._pool.available else self._tree.leaves))

@@ -132,7 +132,7 @@ class Engine:
         Harmless after its end.
         """
         with self._changed:
-            self._core.ledger.cancel(ticket)
+            self._core.cancel(ticket)
             self._tell([])
 
     def drain(self, timeout: float) -> None:

@@ -60,7 +60,8 @@ def create_front(service: Service) -> FastAPI:
 
     def on_end(path: str, head: Head, seconds: float) -> None:
         if path.startswith("/predict"):
-            outcome, over_at = outcome_of(head.status), head.arrived_at + seconds
+            # A client that does not read is not waited for, and tells nothing of how fast this service replies.
+            outcome, over_at = outcome_of(head.status), head.arrived_at + seconds - head.unread
             overrun = None if outcome != "answered" or head.due_at is None else max(0.0, over_at - head.due_at)
             service.recorder.request(endpoint=path, outcome=outcome, seconds=seconds, overrun=overrun)
             if head.first_at is not None and head.turn_at is not None:

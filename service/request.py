@@ -56,7 +56,7 @@ class Budget:
     deadline: float | None = None
     """Instant (monotonic seconds) by which the answer is due."""
     refine_by: float | None = None
-    """Instant by which the last refinement is to end, though the first leaf may take longer: what is later might reach
+    """Instant by which the last refinement is to end, though the first step may take longer: what is later might reach
     the client late."""
     max_flops: int | None = None
     """Multiply-adds that may be spent on the image; exact, never exceeded."""

@@ -25,6 +25,8 @@ FLOOR_SHARE = 0.125
 """Of a deadline that is kept back at most as the floor: a first leaf that may be late is worth more than none."""
 REFINING = 4.0
 """Times the floor that is kept back of the time for refinements."""
+AGE = 60.0
+"""Seconds after which an answer tells nothing of the present: where few come, the last ones reach far back."""
 OVER = 2.0
 """A load is over when it was more than so many times the present one."""
 
@@ -40,6 +42,8 @@ class Reserve:
         """The load, over as many requests as are looked back on: a pause shorter than they take is no calm."""
         self._lags = Window(WINDOW, QUANTILE, empty=0.0)
         self._added = 0
+        self._answers: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        """When they were out, and how many were added before."""
         self._peaks: deque[tuple[float, int]] = deque()
         """Of the same answers those that no later one exceeds in load: it, and how many were added before."""
         for _ in range(WINDOW):  # the first answers after a start are slow, and are not to stand for all
@@ -65,7 +69,8 @@ class Reserve:
         if lag is None:
             return
         load = self._ended.at(now)
-        self._forget(OVER * load)
+        self._forget(OVER * load, now - AGE)
+        self._answers.append((now, self._added))
         while self._peaks and self._peaks[-1][0] <= load:
             self._peaks.pop()
         self._peaks.append((load, self._added))
@@ -74,11 +79,13 @@ class Reserve:
     def _floor_of(self, seconds: float) -> float:
         return min(self._floor, FLOOR_SHARE * seconds)
 
-    def _forget(self, load: float) -> None:
-        """Forget all answers up to the last that came under a higher load."""
+    def _forget(self, load: float, before: float) -> None:
+        """Forget all answers up to the last that came under a higher load, or before an instant."""
         first = oldest = self._added - WINDOW
+        while self._answers and self._answers[0][0] < before:
+            first = max(first, self._answers.popleft()[1] + 1)
         while self._peaks and (self._peaks[0][0] > load or self._peaks[0][1] < oldest):
-            first = self._peaks.popleft()[1] + 1
+            first = max(first, self._peaks.popleft()[1] + 1)
         for _ in range(first - oldest):  # each makes the oldest leave
             self._add(0.0)
 

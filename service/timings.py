@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, Field, PositiveFloat, TypeAdapter
+from pydantic import BaseModel, Field, PositiveInt, TypeAdapter
 
 from model_core.package import Package
 from model_core.tree import Segment
@@ -33,12 +33,15 @@ VERSION = 1
 REPEATS = 5
 
 
+_Seconds = Annotated[float, Field(gt=0, lt=3600)]
+
+
 class _Curve(BaseModel):
     """One shape's timings in a file."""
 
     entry_block: int
     width: int
-    seconds: Annotated[dict[int, Annotated[list[PositiveFloat], Field(min_length=1)]], Field(min_length=1)]
+    seconds: Annotated[dict[PositiveInt, Annotated[list[_Seconds], Field(min_length=1)]], Field(min_length=1)]
 
 
 _FORM = TypeAdapter(list[_Curve])
@@ -56,7 +59,7 @@ def timings_of(
     for until in package.manifest.spec.tree.nested_sizes():  # the first run loads what it needs
         _run(package, runner, Segment(0), 1, until=until)
     shapes = {shape_of(package.manifest.spec.tree, segment) for segment in runner.segments}
-    if keep and (kept := _read(file, shapes)) is not None:
+    if keep and (kept := _read(file, shapes, max_batch)) is not None:
         logger.info("profile: as measured before, from %s", file)
         for segment in runner.segments:  # the first run of each loads what it needs
             _run(package, runner, segment, 1)
@@ -125,13 +128,16 @@ def _processor() -> str:
     return ", ".join([platform.node(), platform.machine(), *(sorted(models) or [platform.processor()])])
 
 
-def _read(file: Path, shapes: Set[Shape]) -> Timings | None:
-    """What a file has of these shapes; None if it does not have all of them, each at batch 1 at least."""
+def _read(file: Path, shapes: Set[Shape], max_batch: int) -> Timings | None:
+    """What a file has of these shapes; None if it does not have all of them, each at batch 1 at least, and no larger
+    batch than there can be."""
     try:
         curves = _FORM.validate_json(file.read_bytes())
         found = {Shape(curve.entry_block, curve.width): curve.seconds for curve in curves}
         if missing := [shape for shape in shapes if 1 not in found.get(shape, {})]:
             raise ValueError(f"it lacks {missing}")
+        if (largest := max(batch for curve in curves for batch in curve.seconds)) > max_batch:
+            raise ValueError(f"it has batches of {largest}")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 """A package is served only if it is whole: every fault is named with its file. No torch needed to check."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 
 from model_core.errors import PackageError
 from model_core.package import Package, Preprocessing
+
+COLOURS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
 @pytest.fixture
@@ -38,9 +41,8 @@ def test_a_package_is_identified_by_its_content(package: Path) -> None:
 
 
 def test_a_package_of_before_resizes_the_shorter_side_still(package: Path) -> None:
-    colours = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
-    edit(package, preprocessing={"resize_shorter_side": 36} | colours)
-    assert Package.load(package).manifest.preprocessing == Preprocessing(resize_to_cover=(36, 36), **colours)
+    edit(package, preprocessing={"resize_shorter_side": 36} | COLOURS)
+    assert Package.load(package).manifest.preprocessing == Preprocessing(resize_to_cover=(36, 36), **COLOURS)
 
 
 def test_a_missing_manifest(tmp_path: Path) -> None:
@@ -57,6 +59,9 @@ def test_a_missing_manifest(tmp_path: Path) -> None:
         ({"table": []}, r"one row for each ensemble size 1\.\.16"),
         ({"files": {}}, r"names no digest for model\.safetensors"),
         ({"spec": {}}, r"spec\.name: Field required \(and"),
+        ({"preprocessing": {"resize_to_cover": (8, 32), **COLOURS}}, r"\[8, 32\] does not cover .* \[32, 32\]"),
+        ({"preprocessing": {"resize_to_cover": (32, 32), **COLOURS, "std": (0.2, 0, 0.2)}}, r"std\.1: .* greater than"),
+        ({"preprocessing": {"resize_to_cover": (32, 32), **COLOURS, "mean": (0, 0, math.nan)}}, r"mean\.2: .* finite"),
     ],
 )
 def test_a_manifest_that_makes_no_sense(package: Path, changes: dict[str, Any], fault: str) -> None:

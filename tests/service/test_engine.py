@@ -76,7 +76,8 @@ def test_only_time_in_which_somebody_waits_is_a_gap_between_steps(make: MakeBenc
     assert bench.last(waiting).ensemble_size == 1
     bench.engine.cancel(leaving)
     bench.clock.now += 60
-    bench.engine.submit(images(1)[0], Budget(max_ensemble_size=1), bench.listen)
+    for image in images(2):  # of which the next step takes one
+        bench.engine.submit(image, Budget(max_ensemble_size=1), bench.listen)
     bench.engine.step()
     assert bench.metric("hne_step_gap_seconds_sum") == pytest.approx(0.25)
 

@@ -136,3 +136,30 @@ async def test_a_late_answer_is_booked_as_late_and_as_a_loss(
         assert losses == [True]
         (turn,) = turns
         assert 0 < turn < 0.3
+
+
+async def test_a_client_that_does_not_read_its_answer_is_not_booked_as_a_slow_reply(
+    serving: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = [(b"content-type", b"image/jpeg")]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers}
+    body = [{"type": "http.request", "body": photo, "more_body": False}]
+    lags: list[float] = []
+    async with serving() as served:
+        service = served.app.state.service
+        monkeypatch.setattr(service.reserve, "ended", lags.append)
+
+        async def receive() -> dict[str, Any]:
+            return body.pop() if body else await asyncio.get_running_loop().create_future()
+
+        async def send(message: dict[str, Any]) -> None:
+            until = service.clock() + 0.4  # no room in its socket
+            while service.clock() < until:
+                pass
+
+        await served.app(scope | {"query_string": b"deadline_ms=300"}, receive, send)
+        assert served.metric("hne_requests_total", endpoint="/predict", outcome="answered") == 1
+        assert served.metric("hne_request_duration_seconds_sum") > 0.4
+        assert served.metric("hne_deadline_overrun_seconds_bucket", le="0.0") == 1
+    (lag,) = lags
+    assert lag < 0.4

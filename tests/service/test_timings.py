@@ -147,6 +147,20 @@ def test_a_file_that_lacks_something_is_measured_again(
     assert str(kept) in caplog.text
 
 
+@pytest.mark.parametrize(("batch", "seconds"), [("0", 0.1), ("-5", 0.1), ("3", 0.1), ("2", float("inf")), ("2", -1.0)])
+def test_a_file_with_what_cannot_be_is_measured_again(
+    copied: Package, runner: OnnxRunner, caplog: pytest.LogCaptureFixture, batch: str, seconds: float
+) -> None:
+    first = started(copied, runner, 0.25)
+    (kept,) = copied.root.with_name("model.profiles").iterdir()
+    curves = json.loads(kept.read_text())
+    curves[-1]["seconds"][batch] = [seconds]
+    kept.write_text(json.dumps(curves))
+    with caplog.at_level(logging.WARNING):
+        assert started(copied, runner, 0.5) != first
+    assert str(kept) in caplog.text
+
+
 def test_a_folder_that_cannot_be_written_is_no_fault(copied: Package, runner: OnnxRunner) -> None:
     copied.root.with_name("model.profiles").write_bytes(b"in the way")
     assert started(copied, runner, 0.25)
