@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_core.grouped import HierarchicalEnsemble
@@ -56,15 +57,32 @@ class Costs:
 
 
 def count_costs(model: HierarchicalEnsemble) -> Costs:
-    """Count a model's costs; it may have no weights (be on the device "meta"), and is left as it is."""
-    spec = model.spec
-    flops, parameters = [], []
-    with torch.no_grad():
-        x = torch.empty(1, *spec.input_shape, device="meta")
-        for index in range(spec.tree.blocks):
-            node = deepcopy(model.block(index).select(range(1), parents=1)).to("meta").eval()
+    """Count a model's costs; it may have no weights (be on the device "meta"), and is left as it is.
+
+    A network that cannot be computed without numbers (it holds tensors that are neither parameters nor buffers, or
+    reads some on its way) is computed once, on the device that it is on.
+    """
+    try:
+        flops = _count(model, torch.device("meta"))
+    except (RuntimeError, NotImplementedError):
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        if device.type == "meta":
+            raise
+        flops = _count(model, device)
+    nodes = [model.block(index).select(range(1), parents=1) for index in range(model.tree.blocks)]
+    parameters = tuple(sum(parameter.numel() for parameter in node.parameters()) for node in nodes)
+    return Costs(spec=model.spec, node_flops=flops, node_parameters=parameters)
+
+
+@torch.no_grad()
+def _count(model: HierarchicalEnsemble, device: torch.device) -> tuple[int, ...]:
+    """Multiply-adds of one node of each block, on a device."""
+    flops = []
+    x = torch.zeros(1, *model.spec.input_shape, device=device)
+    with sdpa_kernel(SDPBackend.MATH):  # the counter knows not all of the others
+        for index in range(model.tree.blocks):
+            node = deepcopy(model.block(index).select(range(1), parents=1)).to(device).eval()
             with FlopCounterMode(display=False) as counter:
                 x = node(x)
             flops.append(counter.get_total_flops() // 2)  # it counts a multiply-add as two
-            parameters.append(sum(parameter.numel() for parameter in node.parameters()))
-    return Costs(spec=spec, node_flops=tuple(flops), node_parameters=tuple(parameters))
+    return tuple(flops)

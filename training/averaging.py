@@ -68,7 +68,7 @@ class WeightAverage:
             torch._foreach_copy_(ours, theirs)
 
     def is_even_after(self, steps: int) -> bool:
-        """Whether it is the even average of more than the model as it is, so that it has to be settled."""
+        """Whether it is the even average of one step's weights or more, so that it has to be settled."""
         return self._decay is None and steps > self._since
 
     @torch.no_grad()

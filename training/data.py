@@ -22,6 +22,7 @@ from model_core.preprocessing import fit
 from training.config import TrainConfig
 from training.errors import DataError
 from training.images import DeviceImages, FileImages, Images, open_image
+from training.lock import in_turn
 from training.progress import bar
 from training.randomness import generator
 
@@ -122,7 +123,8 @@ def download_cifar(name: str, root: Path) -> list[datasets.CIFAR10]:
     """
     dataset = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     try:
-        return [dataset(root, train=train, download=True) for train in (True, False)]
+        with in_turn(root):  # torchvision downloads straight to where it looks
+            return [dataset(root, train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{name} could not be downloaded to {root} ({error}); put its archive there, "

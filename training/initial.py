@@ -64,7 +64,7 @@ def start_from(model: HierarchicalEnsemble, source: HierarchicalEnsemble, *, sam
     check_start(model, source)
     ours, theirs = model.spec, source.spec
     # What has another shape in this one depends on the number of classes; nothing has where the classes are the same.
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # not on "meta": a network of one's own may read numbers while it is built
         classes = ours.classes if same_classes and ours.classes == theirs.classes else ours.classes + 1
         other = build_model(ours.replace(classes=classes))
     for index in range(model.tree.blocks):

@@ -1,4 +1,4 @@
-"""One process trains a run at a time: an advisory lock on a file in the run's folder, which ends with its process."""
+"""One process at a time: an advisory lock on a file in a folder, which ends with its process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.errors import BusyError, RunError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["locked"]
+__all__ = ["in_turn", "locked"]
 
 LOCK_FILE = ".lock"
 
@@ -36,4 +36,18 @@ def locked(folder: Path) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers inherit
             except (BlockingIOError, PermissionError) as error:
                 raise BusyError(f"{folder}: is being trained by another process") from error
+        yield
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block of a folder; it is made where there is none.
+
+    Raises:
+        OSError: nothing can be written into the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a") as file:
+        if sys.platform != "win32":
+            fcntl.lockf(file, fcntl.LOCK_EX)
         yield

@@ -12,11 +12,16 @@ import torch
 __all__ = ["AUGMENTATION", "MIXING", "MODEL", "ORDER", "generator", "mixed_seed"]
 
 ORDER, AUGMENTATION, MODEL, MIXING = range(4)
-"""What a stream of random numbers is for; different purposes get independent streams."""
+"""What a stream of random numbers is for."""
 
 
 def mixed_seed(*parts: int) -> int:
-    """One 63-bit seed of several non-negative numbers; similar inputs give unrelated seeds."""
+    """One 63-bit seed of several non-negative numbers; similar inputs give unrelated seeds.
+
+    Zeros at the end change nothing. So the held-out images and the order of epoch 0 share a stream where the seed is 0,
+    and the initial weights share one with the dropout of step 0. Numbers drawn for shuffling and for weights have
+    nothing to do with each other all the same, and it stays so that runs can be continued and found again.
+    """
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 

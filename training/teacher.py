@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def load_teacher(
     if not fits or not _alike(stored.data.preprocessing, data.preprocessing):
         raise RunError(
             f"--teacher {config.teacher}: its classes or its images' size or colours are not those of this run"
+        )
+    assert config.held_out is not None
+    if stored.config.held_out is not None and stored.config.held_out < config.held_out:
+        print(
+            f"hne-train: --teacher {config.teacher}: it has seen images held out here, so temperatures will be too "
+            f"low; use --held-out {stored.config.held_out}",
+            file=sys.stderr,
         )
     return teacher.eval().requires_grad_(False)
 

@@ -1,10 +1,15 @@
-"""The figures of the paper: millions of multiply-adds and of parameters."""
+"""Multiply-adds and parameters: of the paper's architectures as we read them (it gives no figure but a bound), by hand
+for a single layer, and of networks of one's own."""
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from model_core.build import build_model
 from model_core.costs import Costs, count_costs
+from model_core.custom import replicated
+from model_core.grouped import HierarchicalEnsemble
+from model_core.spec import ModelSpec
 from model_core.tree import Segment
 from model_core.zoo import architecture
 
@@ -52,6 +57,27 @@ def test_steps_segments_and_sizes_add_up() -> None:
 def test_independent_networks_cost_their_number_times_one() -> None:
     costs = costs_of("hne_tiny", branching=(16, 1, 1, 1, 1))
     assert costs.cumulative_flops[16] == 16 * costs.cumulative_flops[1]
+
+
+class Masked(nn.Module):
+    """Computes with a tensor that is neither parameter nor buffer, and looks at what it computes."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(48, outputs)
+        self.mask = torch.ones(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x.flatten(1)) * self.mask
+        return y if y.isfinite().all().item() else torch.zeros_like(y)
+
+
+def test_a_network_that_takes_numbers_to_compute_is_counted_on_its_own_device() -> None:
+    spec = ModelSpec(name="masked", family="mine", branching=(1, 2), classes=10, input_shape=(3, 4, 4))
+    levels = replicated(spec, [lambda: Masked(48), lambda: Masked(10)])
+    costs = count_costs(HierarchicalEnsemble(spec, levels))
+    assert costs.node_flops == (48 * 48, 48 * 10)
+    assert costs.node_parameters == (48 * 48 + 48, 48 * 10 + 10)
 
 
 def test_a_model_in_training_is_left_as_it_is() -> None:

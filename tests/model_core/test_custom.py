@@ -52,6 +52,16 @@ def test_one_factory_per_block_is_asked_for() -> None:
         replicated(SPEC, [nn.Flatten])
 
 
+def test_a_module_that_would_change_what_its_siblings_start_from_is_refused() -> None:
+    def block() -> nn.Module:
+        return nn.Sequential(nn.SiLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+    spec = SPEC.replace(branching=(1, 2))
+    with pytest.raises(SpecError, match=r"block 1 begins with SiLU\(inplace=True\).*leave inplace out there"):
+        replicated(spec, [lambda: nn.Conv2d(3, 8, 3), block])
+    assert replicated(spec.replace(branching=(1, 1)), [lambda: nn.Conv2d(3, 8, 3), block])
+
+
 def test_a_factory_that_returns_the_same_module_twice_is_refused() -> None:
     shared = nn.Linear(8, 8)
     with pytest.raises(SpecError, match="block 1 must return a new module at each call"):

@@ -13,6 +13,7 @@ from model_core.grouped import HierarchicalEnsemble
 from model_core.package import WEIGHTS
 from model_core.zoo import architecture
 from tests.models import calibrated_model
+from tests.packages import install, site
 from training.errors import ConfigError
 from training.initial import NOISE, remarks, start_from
 from training.run_state import Trained, trained_model
@@ -98,6 +99,40 @@ def test_the_same_number_of_other_classes_keeps_its_classifiers(tiny_model: Hier
     for name, tensor in model.block(4).state_dict().items():
         expected = untouched if name.startswith("layers.5") else tiny_model
         assert tensor.equal(expected.block(4).state_dict()[name]), name
+
+
+READS_NUMBERS = """
+import torch
+from torch import nn
+
+from model_core.custom import replicated
+from model_core.spec import ModelSpec
+
+SPEC = ModelSpec(name="mine", family="mine", branching=(1, 2), classes=10, input_shape=(3, 4, 4))
+
+
+def blocks(spec):
+    first, second = (rate.item() for rate in torch.linspace(0.1, 0.2, 2))
+    head = lambda: nn.Sequential(nn.Dropout(second), nn.Flatten(), nn.Linear(16, spec.classes))
+    return replicated(spec, [lambda: nn.Sequential(nn.Dropout(first), nn.Conv2d(3, 1, 1)), head])
+"""
+
+
+def test_a_network_whose_builder_reads_numbers_can_start_from_another(tmp_path: Path) -> None:
+    declared = {
+        "hne_serve.architectures": {"mine": "reads_numbers:SPEC"},
+        "hne_serve.families": {"mine": "reads_numbers:blocks"},
+    }
+    install(tmp_path, "reads_numbers", {"reads_numbers.py": READS_NUMBERS}, declared)
+    with site(tmp_path):
+        model, source = (build_model(architecture("mine").replace(classes=classes)) for classes in (7, 10))
+        before = torch.get_rng_state()
+        start_from(model, source)
+    assert torch.get_rng_state().equal(before), "no random number is drawn for what has the same shape"
+    assert model.block(0).state_dict().keys() == source.block(0).state_dict().keys()
+    for name, tensor in source.block(0).state_dict().items():
+        assert tensor.equal(model.block(0).state_dict()[name])
+    assert {len(tensor) for tensor in model.block(1).state_dict().values()} == {7}
 
 
 def test_separate_modules_cannot_grow() -> None:

@@ -55,3 +55,19 @@ def test_a_teacher_of_other_classes_or_colours_is_refused(
     config = with_teacher(settings(image_folder, teacher=tmp_path / "teacher"))
     with pytest.raises(RunError, match="its classes or its images' size or colours are not those of this run"):
         trainer(new_run(config, small_spec, data), data, tmp_path / "run")
+
+
+def test_a_teacher_that_has_seen_images_held_out_here_is_remarked_on(
+    finished: Path,
+    image_folder: Path,
+    small_spec: ModelSpec,
+    data: ImageDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = RunState.load(finished)
+    for held_out, said in ((0.01, True), (0.9, False)):
+        replace(state, config=replace(state.config, held_out=held_out)).save(tmp_path / "teacher")
+        config = with_teacher(settings(image_folder, teacher=tmp_path / "teacher"))
+        trainer(new_run(config, small_spec, data), data, tmp_path / "run")
+        assert ("use --held-out 0.01" in capsys.readouterr().err) == said

@@ -12,6 +12,7 @@ from typing import get_args
 from model_core.errors import ModelError
 from training.arguments import add_settings, chosen_settings, integers, positive
 from training.errors import ConfigError, RunError, TrainingError
+from training.lock import in_turn
 from training.run import dataset_name
 from training.signals import stop_signals
 from training.studies.catalog import STUDIES, study_named
@@ -109,21 +110,22 @@ def _slug(name: str) -> str:
 
 
 def _write(study: Study, protocol: Protocol, place: Path) -> None:
-    """Table and figure of what has been measured so far, if anything."""
-    lines = study.lines(protocol, place / RUNS)
-    if not lines:
+    """Table and figure of what has been measured so far, if anything; of several processes in turn."""
+    if not study.lines(protocol, place / RUNS):
         return
-    caption = _caption(study, protocol, place / RUNS)
-    table = as_markdown(study, lines, protocol, caption=caption)
-    path = place / f"{study.name}.md"
-    path.write_text(table, encoding="utf-8")
-    content = json.dumps(as_json(study, lines, protocol, caption=caption), indent=1)
-    path.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
-    written = [path, path.with_suffix(".json")]
-    if study.draw is not None:
-        pictures = [path.with_suffix(".svg"), path.with_suffix(".png")]
-        save_figure(study, lines, protocol, caption=caption, paths=pictures)
-        written += pictures
+    with in_turn(place):
+        lines = study.lines(protocol, place / RUNS)
+        caption = _caption(study, protocol, place / RUNS)
+        table = as_markdown(study, lines, protocol, caption=caption)
+        path = place / f"{study.name}.md"
+        path.write_text(table, encoding="utf-8")
+        content = json.dumps(as_json(study, lines, protocol, caption=caption), indent=1)
+        path.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
+        written = [path, path.with_suffix(".json")]
+        if study.draw is not None:
+            pictures = [path.with_suffix(".svg"), path.with_suffix(".png")]
+            save_figure(study, lines, protocol, caption=caption, paths=pictures)
+            written += pictures
     print(table)
     print(f"wrote {', '.join(map(str, written))}")
 

@@ -12,8 +12,7 @@ from training.config import TrainConfig
 from training.errors import ConfigError
 from training.initial import check_start
 from training.run import spec_of
-from training.studies.plan import PlannedRun
-from training.studies.study import Protocol, Study, planned
+from training.studies.study import Arm, Protocol, Study, planned
 
 __all__ = ["fitted"]
 
@@ -29,9 +28,7 @@ def fitted(study: Study, protocol: Protocol) -> Study:
     for architecture in protocol.architectures or study.architectures:
         _built(replace(protocol.base, architecture=architecture, loss="i"), models)
         faults = {
-            arm.label: fault
-            for arm in study.arms
-            if (fault := _fault(planned(arm, architecture, protocol)[0], models)) is not None
+            arm.label: fault for arm in study.arms if (fault := _fault(arm, architecture, protocol, models)) is not None
         }
         if len(study.arms) - len(faults) < min(2, len(study.arms)):
             told = "; ".join(f"{label} ({fault})" for label, fault in faults.items())
@@ -43,9 +40,12 @@ def fitted(study: Study, protocol: Protocol) -> Study:
     return replace(study, left_out=left_out)
 
 
-def _fault(run: PlannedRun, models: dict[tuple[object, ...], HierarchicalEnsemble]) -> str | None:
-    """Why a run, or one that it needs, cannot be; None where it can."""
+def _fault(
+    arm: Arm, architecture: str, protocol: Protocol, models: dict[tuple[object, ...], HierarchicalEnsemble]
+) -> str | None:
+    """Why an arm's runs, or those that they need, cannot be; None where they can."""
     try:
+        run = planned(arm, architecture, protocol)[0]
         for one in run.needed:
             model = _built(one.config, models)
             if one.initial is not None:

@@ -68,6 +68,13 @@ def test_an_arm_that_a_network_cannot_have_is_left_out_and_the_caption_says_so(
     assert len(list(tmp_path.glob("out/*/runs/*/evaluation.json"))) == 2
 
 
+def test_an_arm_that_a_warm_up_is_too_long_for_is_left_out() -> None:
+    study = fitted(study_named("ablation"), Protocol(changes={"epochs": 3, "warmup_epochs": 1.0}))
+    assert study.left_out == {
+        ("hne_small", "Grown from a single network"): "--warmup-epochs 1.0: must be shorter than the training"
+    }
+
+
 def test_separate_modules_are_ablated_without_growing_and_without_a_teacher_of_other_images(networks: Path) -> None:
     protocol = Protocol(changes={"epochs": 12}, architectures=("five",))
     with site(networks):

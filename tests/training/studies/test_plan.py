@@ -160,7 +160,8 @@ def test_distillation_beside_all_of_l_i_is_twice_the_loss() -> None:
 def test_means_over_networks_and_ensembles_are_said_as_rate_weight_decay_and_alpha(loss: LossName) -> None:
     config = TrainConfig(loss=loss, lr=0.3, weight_decay=0.0004, alpha=0.3).resolved()
     means = in_means(config)
-    assert (means.node_rates, means.weight_decay) == ("same", pytest.approx(0.3 * 0.0004 / means.lr))
+    assert means.node_rates == "same"
+    assert means.weight_decay == pytest.approx(0.3 * 0.0004 / means.lr)
     logits_lbk, targets = torch.randn(16, 5, 10, dtype=torch.double), torch.randint(10, (5,))
     labels_bk = soft_labels(logits_lbk, temperature=2.0)
 
