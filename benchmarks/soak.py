@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _requests_counted(metrics: Samples) -> float:
-    return metrics.get(("hne_requests_total", ""), 0.0)  # absent before the first request
+    return metrics[("hne_requests_total", "")]
 
 
 def options_of(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -138,7 +138,7 @@ def _export(parsed: argparse.Namespace) -> int:
         preprocessing=state.data.preprocessing,
         table=evaluation.table,
         evaluated_on=evaluation.evaluated_on,
-        training={**evaluation.settings, "dataset": dataset_name(state.config), "epochs_trained": state.epochs},
+        training={**state.config.told(), "dataset": dataset_name(state.config), "epochs_trained": state.epochs},
         images=images.cpu().contiguous(),
         overwrite=parsed.overwrite,
     )

@@ -199,7 +199,13 @@ class TrainConfig:
         Raises:
             ConfigError: one does nothing.
         """
-        needs = {
+        for name in chosen:
+            if name in (needs := self._needs()):
+                self._require(name, *needs[name])
+
+    def _needs(self) -> dict[str, tuple[bool, str]]:
+        """Of settings that may do nothing: whether they do something here, and what they need for it."""
+        return {
             "alpha": (self.distils, "needs --loss d or hd"),
             "temperature": (self.distils, "needs --loss d or hd"),
             "student_temperature": (self.distils, "needs --loss d or hd"),
@@ -209,9 +215,6 @@ class TrainConfig:
             "swa_lr": (self.swa > 0, "needs --swa"),
             "lr": (self.swa < 1, "does nothing with --swa 1, whose rate is --swa-lr"),
         }
-        for name in chosen:
-            if name in needs:
-                self._require(name, *needs[name])
 
     def resolved(self) -> Self:
         """A copy in which the paper's settings for the dataset stand where nothing was chosen."""
@@ -225,6 +228,11 @@ class TrainConfig:
         """
         stored = json.loads(self.to_json()) | {"initial": self.initial and self.initial.name}
         return {name: stored[name] for name, setting in settings().items() if not setting.free}
+
+    def told(self) -> dict[str, Any]:
+        """For people: those of the decisive settings that are set and do something."""
+        idle = {name for name, (effective, _) in self._needs().items() if not effective}
+        return {name: value for name, value in self.decisive().items() if value is not None and name not in idle}
 
     def to_json(self) -> str:
         """As stored in checkpoints."""

@@ -44,6 +44,7 @@ from training.progress import bar
 __all__ = ["export_package", "export_step", "run_steps"]
 
 OPSET = 20
+SHOWN_CLASSES = 20
 TOLERANCE = 1e-4
 """Largest difference allowed between torch and ONNX Runtime, relative to the largest logit (at least 1)."""
 
@@ -232,11 +233,18 @@ def _card(manifest: Manifest, difference: float, images: int) -> str:
         for row in manifest.table
     )
     training = "\n".join(f"- {key}: {value}" for key, value in manifest.training.items())
+    height, width = manifest.spec.input_shape[1:]
+    classes = ", ".join(manifest.class_names[:SHOWN_CLASSES])
+    if (more := len(manifest.class_names) - SHOWN_CLASSES) > 0:
+        classes += f" and {more} more"
     return f"""# {manifest.name} (version {manifest.version})
 
 A hierarchical neural ensemble of {manifest.spec.tree.leaves} networks (`{manifest.spec.name}`, branching
-{"x".join(map(str, manifest.spec.branching))}) for {manifest.spec.classes} classes, input
-{"x".join(map(str, manifest.spec.input_shape))}. Serve it with `hne-serve --model <this folder>`.
+{"x".join(map(str, manifest.spec.branching))}) that classifies images. Serve it with `hne-serve --model <this folder>`.
+
+- It knows {manifest.spec.classes} classes and takes every image for one of them: {classes}.
+- It sees {height} x {width} pixels: what of an image covers these once it is resized in proportion, the middle of it.
+- Its figures hold for images like those that it was measured on, below.
 
 ## Cost and accuracy per ensemble size
 Measured on {manifest.evaluated_on}. FLOPs are multiply-adds for one image; NLL and ECE after dividing the logits by

@@ -74,3 +74,10 @@ def test_a_record_does_not_tell_where_the_run_to_start_from_lay() -> None:
     assert config.decisive()["initial"] == "single-30"
     assert TrainConfig.from_json(config.to_json()).initial == config.initial
     assert TrainConfig().decisive()["initial"] is None
+
+
+def test_people_are_told_what_is_set_and_does_something() -> None:
+    told = TrainConfig(loss="i", epochs=5).resolved().told()
+    assert (told["loss"], told["epochs"], told["held_out"]) == ("i", 5, 0.1)
+    assert not told.keys() & {"alpha", "temperature", "prefixes", "initial", "branching", "data", "mix_share", "swa_lr"}
+    assert {"alpha", "temperature", "prefixes"} <= TrainConfig(loss="hd").told().keys()

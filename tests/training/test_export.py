@@ -33,6 +33,13 @@ def test_the_steps_compute_what_the_model_computes(tiny_package: Path, tiny_mode
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+def test_the_card_says_what_the_model_knows_and_sees(tiny_package: Path) -> None:
+    card, manifest = (tiny_package / "README.md").read_text(), Package.load(tiny_package).manifest
+    assert f"It knows 10 classes and takes every image for one of them: {', '.join(manifest.class_names)}." in card
+    assert "It sees 32 x 32 pixels" in card
+    assert f"| 16 | {manifest.table[15].flops / 1e6:.1f} | {100 * manifest.table[15].accuracy:.2f} |" in card
+
+
 def test_no_weight_is_stored_twice(tiny_package: Path, tiny_model: HierarchicalEnsemble) -> None:
     sizes = [
         sum(
