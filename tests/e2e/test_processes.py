@@ -20,6 +20,7 @@ from httpx_sse import aconnect_sse
 
 from tests.e2e.running import PATIENCE, Running, gone, ignores_hangups, loads_the_runner, name_of, stopped
 from tests.e2e.servers import launched, wait_until_ready
+from tests.e2e.streams import last_events, leave_mid_stream
 
 pytestmark = [
     pytest.mark.anyio,
@@ -105,16 +106,7 @@ async def test_every_api_process_shows_the_figures_of_all(service: Running, phot
 
 
 async def test_clients_that_leave_mid_stream_leave_nothing_behind(service: Running, photo: bytes) -> None:
-    async def leave(client: httpx.AsyncClient) -> None:
-        async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
-            async for _ in source.aiter_sse():
-                break
-
-    async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
-        await asyncio.gather(*(leave(client) for _ in range(32)))
-        async with asyncio.timeout(PATIENCE):
-            while "hne_inflight_requests 0.0" not in (await client.get("/metrics")).text:
-                pass
+    await leave_mid_stream(service.url, photo)
 
 
 async def test_a_killed_api_process_is_replaced(service: Running, photo: bytes) -> None:
@@ -213,23 +205,14 @@ async def test_told_to_end_it_answers_everyone_first(
     services: list[Running], photo: bytes, index: int, to_all: bool
 ) -> None:
     service = services[index]
-    async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
-        to_start = 8
 
-        async def last_event() -> tuple[str, object]:
-            nonlocal to_start
-            async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
-                async for event in source.aiter_sse():
-                    if event.event == "start":
-                        to_start -= 1
-                        if not to_start and to_all:
-                            os.killpg(service.process.pid, signal.SIGINT)
-                        elif not to_start:
-                            service.process.send_signal(signal.SIGTERM)
-                    last = event
-            return last.event, last.json()["stop_reason"]
+    def end() -> None:
+        if to_all:
+            os.killpg(service.process.pid, signal.SIGINT)
+        else:
+            service.process.send_signal(signal.SIGTERM)
 
-        ends = await asyncio.gather(*(last_event() for _ in range(to_start)))
+    ends = await last_events(service.url, photo, all_started=end)
     assert all(end in {("done", "complete"), ("done", "drain")} for end in ends)
     assert service.process.wait(PATIENCE) == 0
     assert service.process.stderr is not None

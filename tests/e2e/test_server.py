@@ -16,6 +16,7 @@ from httpx_sse import aconnect_sse
 
 from service.engine import HOPELESS, HOPELESS_SECONDS
 from tests.e2e.servers import free_port, launched, server, until_it_says, wait_until_ready
+from tests.e2e.streams import last_events, leave_mid_stream
 
 pytestmark = pytest.mark.anyio
 
@@ -67,16 +68,8 @@ async def test_a_prediction_refines_before_the_answer_ends(url: str, photo: byte
 
 
 async def test_clients_that_leave_mid_stream_leave_nothing_behind(url: str, photo: bytes) -> None:
-    async def leave(client: httpx.AsyncClient) -> None:
-        async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
-            async for _ in source.aiter_sse():
-                break
-
+    await leave_mid_stream(url, photo)
     async with httpx.AsyncClient(base_url=url) as client:
-        await asyncio.gather(*(leave(client) for _ in range(32)))
-        async with asyncio.timeout(10):
-            while "hne_inflight_requests 0.0" not in (await client.get("/metrics")).text:
-                pass
         assert (await client.post("/predict", files={"file": photo})).json()["stop_reason"] == "complete"
 
 
@@ -98,21 +91,7 @@ async def test_told_to_end_it_answers_the_active_and_ends(
     tiny_package: Path, photo: bytes, told: signal.Signals
 ) -> None:
     with server(tiny_package, "--drain-seconds", "5") as (url, process):
-        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-            to_start = 8
-
-            async def last_event() -> tuple[str, str]:
-                nonlocal to_start
-                async with aconnect_sse(client, "POST", "/predict/stream", files={"file": photo}) as source:
-                    async for event in source.aiter_sse():
-                        if event.event == "start":
-                            to_start -= 1
-                            if not to_start:
-                                process.send_signal(told)
-                        last = event
-                return last.event, last.json()["stop_reason"]
-
-            ends = await asyncio.gather(*(last_event() for _ in range(to_start)))
+        ends = await last_events(url, photo, all_started=lambda: process.send_signal(told))
         assert all(end in {("done", "complete"), ("done", "drain")} for end in ends)
         assert process.wait(10) == 0
         assert process.stderr is not None
