@@ -184,10 +184,10 @@ async def _list(submission: Submission) -> Response:
 
 def _card(service: Service, state: EngineState) -> ModelCard:
     manifest, settings = service.package.manifest, service.settings
-    seconds, table = 0.0, []
-    for row, step in zip(manifest.table, state.profile, strict=True):
-        seconds += step.expected[1]
-        table.append(SizeFigures(**row.model_dump(), expected_latency_ms=_ms(seconds)))
+    table = [
+        SizeFigures(**row.model_dump(), expected_latency_ms=_ms(seconds))
+        for row, seconds in zip(manifest.table, state.latencies, strict=True)
+    ]
     return ModelCard(
         name=manifest.name,
         version=manifest.version,

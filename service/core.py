@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from service.errors import DeadlineMissedError, DrainingError, QueueFullError, R
 from service.ledger import Batch, Ledger, Listener, Request
 from service.metrics import Recorder
 from service.policies import parse_policy
+from service.policies.whole import cheapest_routes
 from service.probes import Probes
 from service.profile import Profile
 from service.request import Budget, Refinement, StopReason, Ticket, Update
@@ -241,6 +243,7 @@ class Core:
 
     def state(self, *, draining: bool) -> EngineState:
         """Limits, load and profile."""
+        routes = cheapest_routes(self._segments, partial(self._profile.expected, batch=1), 0, self._tree.leaves)
         return EngineState(
             settings=self.settings,
             runner=self.runner.name,
@@ -252,6 +255,7 @@ class Core:
             straggle=self._profile.straggle,
             draining=draining,
             ensemble_size_allowed=self.ensemble_size_allowed(),
+            latencies=tuple(seconds for seconds, _ in routes[1:]),
             profile=tuple(self._profile.describe(Segment(leaf)) for leaf in range(self._tree.leaves)),
         )
 

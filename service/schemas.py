@@ -171,7 +171,7 @@ class StreamStart(BaseModel):
 class SizeFigures(EnsembleFigures):
     """What an ensemble size costs, what it is worth, and how long it takes here."""
 
-    expected_latency_ms: float = Field(description="Measured: the steps of one image alone, one after the other.")
+    expected_latency_ms: float = Field(description="Measured: one image alone, by the steps that take least.")
 
 
 class StepTimes(BaseModel):

@@ -72,6 +72,8 @@ class EngineState:
     ensemble_size_allowed: int
     """The ensemble size that a request arriving now would reach within the reference deadline, if everyone in the
     engine advanced together with it. N at idle on a machine fast enough for the deadline, 0 if not even one leaf."""
+    latencies: tuple[float, ...]
+    """Expected seconds of one request alone to the ensemble sizes 1..N, by the segments that take least."""
     profile: tuple[StepProfile, ...]
 
 

@@ -20,5 +20,6 @@ def state(*, waiting: int = 0, admitted: int = 0) -> EngineState:
         straggle=1.5,
         draining=False,
         ensemble_size_allowed=16,
+        latencies=(0.001,),
         profile=(StepProfile(ensemble_size=1, expected={1: 0.001, 4: 0.003}, quantile={1: 0.002, 4: 0.004}),),
     )

@@ -6,12 +6,19 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from model_core.package import Package
 from model_core.tree import Segment
+from service.core import Core
 from service.errors import RunnerError
+from service.metrics import Recorder
+from service.profile import Profile, shape_of
 from service.request import Budget, StopReason
+from service.runners.onnx import OnnxRunner
 from service.scheduler import Decision, Situation
-from tests.service.engines import Bench, MakeBench, images, seconds
+from service.state import EngineSettings
+from tests.service.engines import Bench, FakeClock, MakeBench, images, seconds
 
 PATIENCE = 30
 """Seconds for what takes milliseconds."""
@@ -104,3 +111,23 @@ def _until(holds: Callable[[], bool]) -> None:
             return
         tick.wait(0.001)
     pytest.fail("it never came to that")
+
+
+def test_alone_a_request_takes_the_segments_that_take_least(package: Package) -> None:
+    runner = OnnxRunner(package, wide=True)
+    tree = package.manifest.spec.tree
+    timings = {
+        shape_of(tree, segment): {1: [1.0 if segment.width == 1 else 0.5 * segment.width]}
+        for segment in runner.segments
+    }
+    core = Core(
+        package,
+        runner,
+        settings=EngineSettings(),
+        recorder=Recorder(package, CollectorRegistry()),
+        clock=FakeClock(),
+        profile=Profile(tree, timings, max_batch=32),
+    )
+    latencies = core.state(draining=False).latencies
+    assert [latencies[size - 1] for size in (1, 2, 3, 4, 16)] == [1, 1, 2, 2, 8]
+    runner.close()
