@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,6 +21,9 @@ __all__ = ["create_front", "outcome_of"]
 
 AMPLE = 2.0
 """Times what nine in ten of the last answers waited for their first leaf."""
+
+WELCOME_SECONDS = 0.5
+"""For which a process that can be talked to waits for its engine before it lets anyone in."""
 
 DESCRIPTION = """
 Classify images with a hierarchical neural ensemble, **within a budget that you name**: a deadline, a number of FLOPs,
@@ -39,6 +43,11 @@ def create_front(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
+        with suppress(
+            TimeoutError
+        ):  # an engine that is up says so at once: nobody who comes now is told that it starts
+            async with asyncio.timeout(WELCOME_SECONDS):
+                await service.started()
         try:
             yield
         finally:

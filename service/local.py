@@ -59,7 +59,7 @@ class LocalEngine:
 
     async def started(self) -> None:
         """See `EngineClient.started`."""
-        await self._starting
+        await asyncio.shield(self._starting)  # it goes on, whoever gives up waiting
 
     def attach(self, engine: Engine) -> None:
         """Serve with an engine that somebody else runs, or steps."""

@@ -29,8 +29,11 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
+from service.front import create_front
+from service.lifecycle import Service
 from service.request import Budget, Refinement, StopReason, Ticket, Update
 from service.runners import Array
+from service.settings import Settings
 from service.state import FrontState
 from tests.service.channel import IMAGE, PATIENCE, Far, far_end, near_end, until
 from tests.service.engines import images
@@ -281,3 +284,12 @@ def test_of_what_nobody_reads_only_the_latest_is_kept() -> None:
     np.testing.assert_array_equal(np.asarray(body), np.full((2, 10), 16, np.float32))
     peer.told(draining=False)
     assert not peer.has_news(draining=False)
+
+
+async def test_an_app_lets_nobody_in_before_an_engine_that_is_up_has_said_so(far: Far) -> None:
+    service = Service(
+        Settings.model_validate({"model": far.package.root}), far.package, RemoteEngine(far.address, far.package.sha256)
+    )
+    app = create_front(service)
+    async with app.router.lifespan_context(app):
+        service.check_ready()
