@@ -14,6 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from model_core.errors import SpecError
 from model_core.grouped import HierarchicalEnsemble
 from model_core.spec import ModelSpec
 from model_core.tree import Segment
@@ -61,10 +62,13 @@ def count_costs(model: HierarchicalEnsemble) -> Costs:
 
     A network that cannot be computed without numbers (it holds tensors that are neither parameters nor buffers, or
     reads some on its way) is computed once, on the device that it is on.
+
+    Raises:
+        SpecError: a node changes what it starts from in place, though it has siblings that start from it, too.
     """
     try:
         flops = _count(model, torch.device("meta"))
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         if device.type == "meta":
             raise
@@ -82,7 +86,13 @@ def _count(model: HierarchicalEnsemble, device: torch.device) -> tuple[int, ...]
     with sdpa_kernel(SDPBackend.MATH):  # the counter knows not all of the others
         for index in range(model.tree.blocks):
             node = deepcopy(model.block(index).select(range(1), parents=1)).to(device).eval()
+            start, version = x, x._version
             with FlopCounterMode(display=False) as counter:
                 x = node(x)
+            if start._version != version and model.tree.branching[index] > 1:
+                raise SpecError(
+                    f"{model.spec.name}: a module of block {index} changes its input in place, from which its siblings "
+                    "start, too; leave inplace=True out at its beginning"
+                )
             flops.append(counter.get_total_flops() // 2)  # it counts a multiply-add as two
     return tuple(flops)

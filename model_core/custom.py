@@ -76,8 +76,7 @@ def replicated(spec: ModelSpec, factories: Sequence[Callable[[], nn.Module]]) ->
     """The levels of an ensemble of ordinary modules: each factory is called once per node of its block.
 
     Raises:
-        SpecError: not one factory per branching factor, two calls returned the same module, or modules that have
-            siblings begin with one that changes its input in place, which is theirs, too.
+        SpecError: not one factory per branching factor, or two calls returned the same module.
     """
     tree = spec.tree
     if len(factories) != tree.blocks:
@@ -87,11 +86,5 @@ def replicated(spec: ModelSpec, factories: Sequence[Callable[[], nn.Module]]) ->
         branches = [factory() for _ in range(tree.width(block))]
         if len({id(branch) for branch in branches}) != len(branches):
             raise SpecError(f"{spec.name}: the factory of block {block} must return a new module at each call")
-        first = next((module for module in branches[0].modules() if not any(module.children())), None)
-        if tree.branching[block] > 1 and getattr(first, "inplace", False):
-            raise SpecError(
-                f"{spec.name}: block {block} begins with {type(first).__name__}(inplace=True), which would change what "
-                "its siblings start from; leave inplace out there"
-            )
         levels.append(ReplicatedBlock(branches, parents=tree.width(block - 1) if block else 1))
     return levels

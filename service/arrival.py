@@ -11,15 +11,18 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["READ_AT", "REQUEST_ID", "Arrival", "Head", "head_of"]
+__all__ = ["FLOW", "READ_AT", "REQUEST_ID", "Arrival", "FlowControl", "Head", "head_of"]
 
 READ_AT = "read_at"
 """In the state of a scope: the instant (monotonic seconds) at which the server read the head, if it tells."""
+FLOW = "flow"
+"""In the state of a scope: the connection's `FlowControl`, if the server tells."""
 REQUEST_ID = "X-Request-Id"
 _ID_HEADER = REQUEST_ID.lower().encode()
 SANE_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
@@ -27,10 +30,15 @@ SANE_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 PROCESS, _numbers = secrets.token_hex(8), count(1)
 """Together they make ids that are unique, for less than it costs to draw each at random."""
 
-STALLED_SECONDS = 0.05
-"""A server waits in `send` for room in the client's socket only; what takes so long is no write."""
-
 access_log = logging.getLogger("service.access")
+
+
+class FlowControl(Protocol):
+    """A connection, as uvicorn knows it."""
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether `send` waits for room in the client's socket."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,7 +60,7 @@ class Head:
     ended_at: float | None = None
     """Instant from which on a single answer had only to be sent, once that is known."""
     unread: float = 0.0
-    """Seconds for which the answer could not be sent, since the client did not read."""
+    """Seconds for which the answer could not be sent, since the client did not read, once it was fixed or due."""
     status: int | None = None
     """Of the answer; of the problem, where a stream ends in one; None where the client left before."""
 
@@ -90,15 +98,21 @@ class Arrival:
         now, state = self._clock(), scope.setdefault("state", {})
         head = Head(arrived_at=state.get(READ_AT, now) - self._waited(), seen_at=now, request_id=_request_id(scope))
         state["head"] = head
+        flow: FlowControl | None = state.get(FLOW)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 head.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (_ID_HEADER, head.request_id.encode())]
+            if flow is None or not flow.write_paused:
+                await send(message)
+                return
             before = self._clock()
-            await send(message)
-            if (seconds := self._clock() - before) > STALLED_SECONDS:
-                head.unread += seconds
+            try:
+                await send(message)  # waits until there is room in the client's socket
+            finally:
+                fixed_at = head.ended_at or head.due_at or before
+                head.unread += max(0.0, self._clock() - max(before, fixed_at))
 
         try:
             await self.app(scope, receive, send_with_id)

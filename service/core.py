@@ -161,15 +161,17 @@ class Core:
         if seconds > within:
             return None
         batch = self.ledger.begin(decision, now)
-        batch.since = self._through_at or now
+        batch.follows_at = self._through_at
+        batch.since = now if batch.follows_at is None else batch.follows_at
         self._free_at = now + seconds
         return batch
 
     def compute(self, batch: Batch) -> None:
-        """Run a batch's segment and add up its logits. The only part that takes time."""
+        """Run a batch's segment and add up its logits. The only part that takes time, and beside which all others may
+        run."""
         images = _together(batch.requests) if batch.segment.start == 0 else None
-        if self._through_at is not None:
-            self.recorder.step_gap(seconds=self.clock() - self._through_at)
+        if batch.follows_at is not None:
+            self.recorder.step_gap(seconds=self.clock() - batch.follows_at)
         self._pool.add_logits(batch.rows, self.runner.run(batch.segment, batch.rows, images, until=batch.until))
 
     def advance(self, batch: Batch) -> Updates:

@@ -101,9 +101,17 @@ class UnavailableError(ServiceError):
 class QueueFullError(UnavailableError):
     """Every waiting place is taken. `retry_after` (seconds) is when the present backlog will have its first answers."""
 
-    def __init__(self, retry_after: float, what: str = "the queue is full") -> None:
-        super().__init__(what)
+    what = "the queue is full"
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(self.what)
         self.retry_after = retry_after
+
+
+class UploadsFullError(QueueFullError):
+    """As many bytes of uploads are held as may be. `retry_after` (seconds) is when some of them may be gone."""
+
+    what = "as many bytes of uploads are being read and decoded as may be"
 
 
 class StartingError(UnavailableError):

@@ -23,7 +23,7 @@ AMPLE = 2.0
 """Times what nine in ten of the last answers waited for their first leaf."""
 
 WELCOME_SECONDS = 0.5
-"""For which a process that can be talked to waits for its engine before it lets anyone in."""
+"""For which an app waits for its engine before the server lets anyone in, who then is told that it starts."""
 
 DESCRIPTION = """
 Classify images with a hierarchical neural ensemble, **within a budget that you name**: a deadline, a number of FLOPs,
@@ -43,12 +43,11 @@ def create_front(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        with suppress(
-            TimeoutError
-        ):  # an engine that is up says so at once: nobody who comes now is told that it starts
-            async with asyncio.timeout(WELCOME_SECONDS):
-                await service.started()
         try:
+            # An engine that is up says so at once: nobody who comes now is to be told that it starts.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WELCOME_SECONDS):
+                    await service.started()
             yield
         finally:
             await service.close()

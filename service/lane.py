@@ -38,7 +38,7 @@ class _Job(NamedTuple):
 
 
 class Lane:
-    """A fixed number of threads and the line before them. Everything but the work belongs to one event loop."""
+    """A fixed number of threads and the line before them, for one event loop."""
 
     def __init__(self, *, threads: int, max_waiting: int, name: str) -> None:
         self._threads, self._max_waiting = threads, max_waiting
@@ -78,9 +78,15 @@ class Lane:
                 if job in self._line:
                     self._leave(job)
             raise
+        finally:
+            del job  # as in `_next`
 
     def close(self) -> None:
-        """Stop the threads; work that still waits is dropped."""
+        """Stop the threads; work that still waits is dropped, and cancelled for who waits for it."""
+        with self._lock:
+            waiting, self._line = self._line, []
+        for job in waiting:
+            job.done.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _displaced(self, priority: Priority) -> _Job | None:
@@ -103,24 +109,24 @@ class Lane:
             self._calls -= 1
             if not self._line:  # someone has left it
                 return
-            job = heappop(self._line)
+            _, _, _, work, done = heappop(self._line)
+            if not done.set_running_or_notify_cancel():
+                return
             self._running += 1
+        began, result = time.monotonic(), None
+        fault: BaseException | None = None
         try:
-            if job.done.set_running_or_notify_cancel():
-                self._do(job)
-        finally:
-            with self._lock:
-                self._running -= 1
-
-    def _do(self, job: _Job) -> None:
-        began = time.monotonic()
-        try:
-            result = job.work()
+            result = work()
         except BaseException as error:
-            job.done.set_exception(error)
+            fault = error
+        with self._lock:
+            self._running -= 1
+            self._seconds += RATE * (time.monotonic() - began - self._seconds)
+        if fault is None:
+            done.set_result(result)
         else:
-            job.done.set_result(result)
-        self._seconds += RATE * (time.monotonic() - began - self._seconds)
+            done.set_exception(fault)
+        del work, done, fault  # else an error holds its traceback, that this frame, and this frame what it was made of
 
     def _full(self) -> QueueFullError:
         return QueueFullError(len(self._line) * self._seconds / self._threads)

@@ -82,6 +82,8 @@ class Batch:
     """The confidence with which its requests stop that name none; see `Decision`."""
     since: float = 0.0
     """From when on it counts what it costs: the end of the batch before, where it followed at once, else its start."""
+    follows_at: float | None = None
+    """When the batch before was through, where this one followed at once."""
     through_at: float | None = None
     """When it had been computed; None if it has not, or failed."""
 

@@ -18,14 +18,22 @@ from prometheus_client.registry import Collector
 from model_core.package import Package
 from model_core.tree import Segment
 from service.client import Exposition, Outcome
-from service.errors import DeadlineMissedError, DrainingError, QueueFullError, ServiceError, StartingError
+from service.errors import (
+    DeadlineMissedError,
+    DrainingError,
+    QueueFullError,
+    ServiceError,
+    StartingError,
+    UploadsFullError,
+)
 from service.request import StopReason
-from service.state import EngineState, FrontState
+from service.state import EngineSettings, EngineState, FrontState
 
 __all__ = ["Recorder"]
 
 REJECTIONS: dict[type[ServiceError], str] = {
     QueueFullError: "queue_full",
+    UploadsFullError: "uploads_full",
     DeadlineMissedError: "deadline",
     StartingError: "starting",
     DrainingError: "draining",
@@ -49,7 +57,7 @@ GAUGES: tuple[tuple[str, str, Callable[[EngineState], float]], ...] = (
     ("hne_batch_limit", "Requests that share a step at most", lambda now: now.max_batch),
     (
         "hne_ensemble_size_allowed",
-        "Ensemble size that a request arriving now would reach within 100 ms, "
+        f"Ensemble size that a request arriving now would reach within {EngineSettings().reference_deadline:g} s, "
         "if everyone in the engine advanced together with it, one network at a time",
         lambda now: now.ensemble_size_allowed,
     ),

@@ -30,6 +30,7 @@ from service.errors import (
     StartingError,
     TooLargeError,
     UnauthorizedError,
+    UploadsFullError,
 )
 from service.schemas import Options
 
@@ -79,6 +80,7 @@ KINDS: dict[type[ServiceError], _Kind] = {
     FormatError: _Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-format", "The format is not supported"),
     InvalidError: _Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", "The request is not valid"),
     BudgetError: _Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-budget", "The budget allows no prediction"),
+    UploadsFullError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "uploads-full", "Too many uploads at once"),
     QueueFullError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "queue-full", "The queue is full"),
     StartingError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "starting", "The service is starting"),
     DrainingError: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "draining", "The service is shutting down"),

@@ -21,7 +21,7 @@ import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.arrival import READ_AT
+from service.arrival import FLOW, READ_AT
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MAX_HEAD_BYTES = 64 * 2**10
 
 
 class StampingProtocol(HttpToolsProtocol):
-    """Leaves the instant (monotonic seconds) in the state of a request's scope."""
+    """Leaves the instant (monotonic seconds) in the state of a request's scope, and whether its client reads."""
 
     _running: RequestResponseCycle | None = None
     """The request that was begun last. uvicorn itself knows the one that was read last, which may wait for others."""
@@ -75,7 +75,7 @@ class StampingProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._pending_bytes = 0
-        self.scope["state"][READ_AT] = time.monotonic()
+        self.scope["state"] |= {READ_AT: time.monotonic(), FLOW: self.flow}
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -26,7 +26,7 @@ FLOOR_SHARE = 0.125
 REFINING = 4.0
 """Times the floor that is kept back of the time for refinements."""
 AGE = 60.0
-"""Seconds after which an answer tells nothing of the present: where few come, the last ones reach far back."""
+"""Seconds after which the longest of them, alone, tells nothing of the present: where few come, it lies far back."""
 OVER = 2.0
 """A load is over when it was more than so many times the present one."""
 
@@ -42,21 +42,24 @@ class Reserve:
         """The load, over as many requests as are looked back on: a pause shorter than they take is no calm."""
         self._lags = Window(WINDOW, QUANTILE, empty=0.0)
         self._added = 0
-        self._answers: deque[tuple[float, int]] = deque(maxlen=WINDOW)
-        """When they were out, and how many were added before."""
+        self._longest: deque[tuple[float, int, float]] = deque()
+        """Of the same answers those that no later one exceeds in lag: when it was out, its number and lag."""
         self._peaks: deque[tuple[float, int]] = deque()
         """Of the same answers those that no later one exceeds in load: it, and how many were added before."""
         for _ in range(WINDOW):  # the first answers after a start are slow, and are not to stand for all
             self._add(0.0)
 
     def refining(self, seconds: float = inf) -> float:
-        """What refinements leave of a deadline so many seconds away: as much as any of the last answers took, and
-        `REFINING` floors.
+        """What refinements leave of a deadline so many seconds away: as much as any of the last answers took that is no
+        older than `AGE`, and `REFINING` floors.
 
         A step more brings a fraction of a point of expected accuracy, an answer that comes late loses all of it. So a
         step pays only where the risk that it adds is below their ratio, which is less than one in `WINDOW`.
         """
-        return REFINING * self._floor_of(seconds) + self._lags.largest
+        while self._longest and self._longest[0][0] < self._clock() - AGE:
+            self._longest.popleft()
+        longest = self._longest[0][2] if self._longest else 0.0
+        return REFINING * self._floor_of(seconds) + max(longest, self._lags.value)
 
     def of(self, seconds: float) -> float:
         """What to keep back of a deadline so many seconds away, so that time is left for a first leaf at all."""
@@ -69,23 +72,25 @@ class Reserve:
         if lag is None:
             return
         load = self._ended.at(now)
-        self._forget(OVER * load, now - AGE)
-        self._answers.append((now, self._added))
+        self._forget(OVER * load)
         while self._peaks and self._peaks[-1][0] <= load:
             self._peaks.pop()
         self._peaks.append((load, self._added))
+        while self._longest and self._longest[-1][2] <= lag:
+            self._longest.pop()
+        self._longest.append((now, self._added, lag))
         self._add(lag)
+        while self._longest[0][1] < self._added - WINDOW:
+            self._longest.popleft()
 
     def _floor_of(self, seconds: float) -> float:
         return min(self._floor, FLOOR_SHARE * seconds)
 
-    def _forget(self, load: float, before: float) -> None:
-        """Forget all answers up to the last that came under a higher load, or before an instant."""
+    def _forget(self, load: float) -> None:
+        """Forget all answers up to the last that came under a higher load."""
         first = oldest = self._added - WINDOW
-        while self._answers and self._answers[0][0] < before:
-            first = max(first, self._answers.popleft()[1] + 1)
         while self._peaks and (self._peaks[0][0] > load or self._peaks[0][1] < oldest):
-            first = max(first, self._peaks.popleft()[1] + 1)
+            first = self._peaks.popleft()[1] + 1
         for _ in range(first - oldest):  # each makes the oldest leave
             self._add(0.0)
 

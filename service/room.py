@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from service.errors import QueueFullError
+from service.errors import UploadsFullError
 
 __all__ = ["Room"]
 
@@ -31,7 +31,7 @@ class Room:
     def share(self) -> Iterator[Callable[[int], None]]:
         """What one upload takes within the block: a function to call with the bytes that have come.
 
-        It raises QueueFullError where there is no room for them.
+        It raises UploadsFullError where there is no room for them.
         """
         received = held = 0
 
@@ -40,7 +40,7 @@ class Room:
             received += count
             more = max(0, received - FREE) - held
             if more > self.limit - self.taken:
-                raise QueueFullError(RETRY_AFTER, "as many bytes of uploads are being read and decoded as may be")
+                raise UploadsFullError(RETRY_AFTER)
             held += more
             self.taken += more
 

@@ -226,12 +226,21 @@ def _left(deadline: float, clock: Callable[[], float]) -> float:
 async def _decoded(
     decoder: Decoder, images: Mapping[str, bytes], priority: Priority, deadline: float
 ) -> list[NDArray[np.float32]]:
-    """All at the same time; one, which is the rule, without a task of its own."""
+    """All at the same time, and none any more once one of them fails; one, which is the rule, without a task."""
     alone = len(images) == 1
     jobs = [
         decoder.decode(data, name, priority=priority, deadline=deadline, at_once=alone) for name, data in images.items()
     ]
-    return [await jobs[0]] if alone else await asyncio.gather(*jobs)
+    if alone:
+        return [await jobs[0]]
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
 
 
 def _check(options: Options, query: Options, service: Service) -> int:

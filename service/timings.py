@@ -129,8 +129,7 @@ def _processor() -> str:
 
 
 def _read(file: Path, shapes: Set[Shape], max_batch: int) -> Timings | None:
-    """What a file has of these shapes; None if it does not have all of them, each at batch 1 at least, and no larger
-    batch than there can be."""
+    """What a file has of these shapes; None if it lacks one, or one at batch 1, or has batches that cannot be."""
     try:
         curves = _FORM.validate_json(file.read_bytes())
         found = {Shape(curve.entry_block, curve.width): curve.seconds for curve in curves}

@@ -139,7 +139,9 @@ def _from_json(data: bytes, max_images: int) -> Upload:
         raise InvalidError({"body": "is no JSON object"})
     # Before the faults are gathered, of which each takes a hundred times as much as what is at fault.
     check_count(given, JsonBody, "body")
-    if isinstance(images := given.get("images"), list) and len(images) > max_images:
+    if not isinstance(images := given.get("images", []), list | None):
+        raise InvalidError({"body.images": "is no list"})
+    if images is not None and len(images) > max_images:
         raise InvalidError({"body.images": f"{len(images)} images; at most {max_images} are allowed"})
     try:
         body = JsonBody.model_validate(given)

@@ -21,11 +21,6 @@ class Window:
         self._ranked: list[float] = []
         self.value = empty
 
-    @property
-    def largest(self) -> float:
-        """The largest of them, whatever the quantile; 0 before there is any."""
-        return self._ranked[-1] if self._ranked else 0.0
-
     def add(self, value: float) -> None:
         """The newest value."""
         self._recent.append(value)

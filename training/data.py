@@ -7,6 +7,7 @@ Images of up to 64 pixels are decoded once and live in device memory; larger one
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -122,9 +123,15 @@ def download_cifar(name: str, root: Path) -> list[datasets.CIFAR10]:
         DataError: it cannot be downloaded.
     """
     dataset = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+
+    def splits(*, download: bool) -> list[datasets.CIFAR10]:
+        return [dataset(root, train=train, download=download) for train in (True, False)]
+
+    with suppress(RuntimeError):  # which says that it is not there
+        return splits(download=False)
     try:
         with in_turn(root):  # torchvision downloads straight to where it looks
-            return [dataset(root, train=train, download=True) for train in (True, False)]
+            return splits(download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{name} could not be downloaded to {root} ({error}); put its archive there, "

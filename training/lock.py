@@ -14,7 +14,7 @@ if sys.platform != "win32":
 
 __all__ = ["in_turn", "locked"]
 
-LOCK_FILE = ".lock"
+LOCK_FILE, TURN_FILE = ".lock", ".turn"
 
 
 @contextmanager
@@ -41,13 +41,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block of a folder; it is made where there is none.
+    """Wait until no other process is in such a block of a folder, which is made where there is none and may be held.
 
     Raises:
         OSError: nothing can be written into the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a") as file:
+    with (folder / TURN_FILE).open("a") as file:
         if sys.platform != "win32":
             fcntl.lockf(file, fcntl.LOCK_EX)
         yield

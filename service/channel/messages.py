@@ -33,6 +33,7 @@ from service.errors import (
     RunnerError,
     ServiceError,
     StartingError,
+    UploadsFullError,
 )
 from service.request import Budget, StopReason
 from service.state import EngineState, FrontState
@@ -97,6 +98,7 @@ _ARGUMENTS: Mapping[type, Callable[[Any], tuple[str | float, ...]]] = {
     RunnerError: lambda error: (str(error.path), error.fault),
     ServiceError: lambda error: (str(error),),
     StartingError: lambda error: (),
+    UploadsFullError: lambda error: (error.retry_after,),
 }
 _KINDS: Mapping[str, Callable[..., ServiceError]] = {kind.__name__: kind for kind in _ARGUMENTS}
 

@@ -30,11 +30,19 @@ def commands() -> Iterator[tuple[str, ...]]:
                     yield words
 
 
+COMMANDS = sorted(set(commands()))
+
+
 class Parsed(BaseException):
     """The program has taken its arguments."""
 
 
-@pytest.mark.parametrize("words", sorted(set(commands())), ids=" ".join)
+def test_the_pages_tell_commands_of_every_program() -> None:
+    assert {words[0] for words in COMMANDS} == {"python", "hne-serve", "hne-train"}
+    assert len(COMMANDS) > 50
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_that_a_page_tells_is_taken(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = words if words[0] != "python" else words[2:]
     if program == "hne-serve":

@@ -1,5 +1,8 @@
 """Bring your own network: ordinary modules become an ensemble; mistakes are explained."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -52,14 +55,37 @@ def test_one_factory_per_block_is_asked_for() -> None:
         replicated(SPEC, [nn.Flatten])
 
 
-def test_a_module_that_would_change_what_its_siblings_start_from_is_refused() -> None:
-    def block() -> nn.Module:
-        return nn.Sequential(nn.SiLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+class Late(nn.Module):
+    """Has its activation registered first, and uses it last."""
 
-    spec = SPEC.replace(branching=(1, 2))
-    with pytest.raises(SpecError, match=r"block 1 begins with SiLU\(inplace=True\).*leave inplace out there"):
-        replicated(spec, [lambda: nn.Conv2d(3, 8, 3), block])
-    assert replicated(spec.replace(branching=(1, 1)), [lambda: nn.Conv2d(3, 8, 3), block])
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+        self.linear = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.act(self.linear(x.flatten(1)))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("block", "changes"),
+    [
+        (lambda: nn.Sequential(nn.SiLU(inplace=True), nn.Flatten(), nn.Linear(32, 10)), True),
+        (lambda: nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(32, 10)), True),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 10), nn.ReLU(inplace=True)), False),
+        (Late, False),
+    ],
+    ids=["at its beginning", "of a view", "of its own", "of its own, registered first"],
+)
+def test_a_module_that_changes_what_its_siblings_start_from_is_refused(
+    block: Callable[[], nn.Module], changes: bool
+) -> None:
+    for branching, refused in (((1, 2), changes), ((1, 1), False)):
+        spec = SPEC.replace(branching=branching, classes=10, input_shape=(3, 4, 4))
+        model = HierarchicalEnsemble(spec, replicated(spec, [lambda: nn.Conv2d(3, 8, 3), block]))
+        with pytest.raises(SpecError, match="block 1 changes its input in place") if refused else nullcontext():
+            count_costs(model)
 
 
 def test_a_factory_that_returns_the_same_module_twice_is_refused() -> None:

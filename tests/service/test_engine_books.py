@@ -113,6 +113,22 @@ def _until(holds: Callable[[], bool]) -> None:
     pytest.fail("it never came to that")
 
 
+def test_who_leaves_while_a_batch_is_about_to_be_computed_changes_nothing_of_it(make: MakeBench) -> None:
+    bench = make(max_batch=1)
+    core = bench.engine._core
+    first, leaving = (bench.engine.submit(image, Budget(max_ensemble_size=1), bench.listen) for image in images(2))
+    bench.engine.submit(images(1)[0], Budget(max_ensemble_size=1), bench.listen)
+    bench.engine.step()
+    assert bench.last(first).ensemble_size == 1
+    core.cancel(leaving)
+    batch = core.schedule()
+    assert batch is not None
+    bench.clock.now += 0.25
+    core.end_all()  # on another thread, which finds nobody else
+    core.compute(batch)
+    assert bench.metric("hne_step_gap_seconds_sum") == pytest.approx(0.25)
+
+
 def test_alone_a_request_takes_the_segments_that_take_least(package: Package) -> None:
     runner = OnnxRunner(package, wide=True)
     tree = package.manifest.spec.tree

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from math import inf
 
@@ -111,3 +113,32 @@ async def test_what_the_work_raises_is_raised_and_the_thread_goes_on(make: Calla
         await held.lane.run(broken, priority=NORMAL, deadline=inf)
     await held.ask("next")
     assert held.done == ["next"]
+
+
+async def test_who_waits_when_it_is_closed_is_not_left_waiting(make: Callable[[int], Held]) -> None:
+    held = make(1)
+    await held.hold()
+    waits = held.ask("waits")
+    await asyncio.sleep(0)
+    held.lane.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert held.lane.waiting == 0
+
+
+async def test_work_that_failed_is_gone_with_its_error(make: Callable[[int], Held]) -> None:
+    class Data:
+        def fail(self) -> None:
+            raise ValueError("broken")
+
+    lane, data = make(1).lane, Data()
+    gone = weakref.ref(data)
+    with pytest.raises(ValueError, match="broken"):
+        await lane.run(data.fail, priority=NORMAL, deadline=inf)
+    gc.disable()  # so that nothing but its references keeps it
+    try:
+        del data
+        await lane.run(lambda: None, priority=NORMAL, deadline=inf)  # the thread is through with the one before
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -196,12 +196,12 @@ async def test_more_bytes_of_uploads_than_there_is_room_for_are_503(serving: Any
             await asyncio.sleep(0)
         assert served.metric("hne_upload_bytes") == 190_000 - 65_536
         problem = check_problem(await post(bytes(195_000)), 503)
-        assert problem["detail"] == "as many bytes of uploads are being read and decoded as may be"
+        assert problem["type"] == "urn:hne:problem:uploads-full"
         assert (await post(photo)).status_code == 200, "a small one is always taken"
         go.set()
         assert (await slow).status_code == 415
         assert served.metric("hne_upload_bytes") == 0
-        assert served.metric("hne_rejections_total", reason="queue_full") == 1
+        assert served.metric("hne_rejections_total", reason="uploads_full") == 1
         check_problem(await post(bytes(195_000)), 415)
 
 

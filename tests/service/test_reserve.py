@@ -47,15 +47,22 @@ def test_one_straggler_in_many_costs_refinements_but_no_first_leaf() -> None:
     assert reserve.refining() == 0.001
 
 
-def test_what_is_a_minute_old_is_forgotten_however_few_have_come_since() -> None:
+def test_a_straggler_of_more_than_a_minute_ago_is_forgotten_however_few_have_come_since() -> None:
     answers = Answers(0.0)
-    answers.come(1.0, count=10)
-    answers.come(0.001, rate=0.1)
-    assert (answers.reserve.of(10.0), answers.reserve.refining()) == (1.0, 1.0)
+    answers.come(0.001, count=WINDOW, rate=0.1)
+    answers.come(1.0, rate=0.1)
     answers.come(0.001, count=5, rate=0.1)
-    assert (answers.reserve.of(10.0), answers.reserve.refining()) == (0.001, 0.001)
-    answers.come(1.0)
     assert answers.reserve.refining() == 1.0
+    answers.clock.now += 11.0
+    assert answers.reserve.refining() == 0.001
+    answers.come(1.0, rate=0.1)
+    assert answers.reserve.refining() == 1.0
+
+
+def test_where_all_replies_are_slow_it_stays_known_however_few_there_are() -> None:
+    answers = Answers(0.0)
+    answers.come(0.04, count=10, rate=1 / 90)
+    assert (answers.reserve.of(1.0), answers.reserve.refining()) == (0.04, 0.04)
 
 
 def test_it_never_takes_more_than_a_part_of_the_deadline_beyond_the_floor() -> None:

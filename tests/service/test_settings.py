@@ -40,6 +40,7 @@ def test_help_shows_flag_environment_default_and_unit(capsys: pytest.CaptureFixt
         (["--drain-seconds", "inf"], "--drain-seconds or HNE_DRAIN_SECONDS: .*less than or equal to 86400"),
         (["--profile-seconds", "inf"], "--profile-seconds or HNE_PROFILE_SECONDS"),
         (["--reply-ms", "inf"], "--reply-ms or HNE_REPLY_MS: .*finite"),
+        (["--max-upload-bytes", "9"], r"max_body_bytes \(10485760\) is more than max_upload_bytes \(9\)"),
         (["--max-waiting", "4"], r"max_images \(32\) is more than max_waiting \(4\)"),
         (["--log-level", "loud"], "'debug', 'info', 'warning' or 'error'"),
     ],

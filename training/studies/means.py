@@ -27,12 +27,10 @@ def in_means(config: TrainConfig) -> TrainConfig:
     ensembles = len(prefix_sizes(leaves))
     independent, alpha = 1 / leaves, config.alpha
     match config.loss:
-        case "i":
+        case "i" | "d":
             scale = independent
         case "s":
             scale = 1 / ensembles
-        case "d":
-            scale = independent
         case "hd":
             distilled = alpha / (ensembles - 1)
             scale = (1 - alpha) * independent + distilled

@@ -108,7 +108,13 @@ class Protocol:
             )
             ours.append(sides + (f" (on the labels only: {', '.join(apart)})" if apart else ""))
         words.append(f"not in the paper: {', '.join(ours)}")
-        return words + [words_of for arm in arms if (words_of := _own_schedule(arm, base))]
+        schedules = {
+            _own_schedule(arm, replace(base, architecture=name)): None
+            for arm in arms
+            for name in architectures
+            if arm in study.arms_of(name)
+        }
+        return words + [schedule for schedule in schedules if schedule]
 
 
 Draw = Callable[[Figure, Sequence[Line], Protocol], None]
@@ -179,7 +185,7 @@ def _own_schedule(arm: Arm, base: TrainConfig) -> str:
     """An arm's epochs, rate and weight decay, where they are not the protocol's; "" where they are."""
     run = _run(arm, base)
     changed = run.config.weight_decay != base.weight_decay
-    if not changed and (arm.epochs, arm.lr, arm.initial) == (1, 1, None):
+    if arm.initial is None and not changed and (run.config.epochs, run.config.lr) == (base.epochs, base.lr):
         return ""
     words = f"{arm.label}: {run.config.epochs} epochs at lr {run.config.lr:g}"
     if changed:
