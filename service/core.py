@@ -113,6 +113,7 @@ class Core:
         full = queues.waiting >= self.settings.max_waiting
         last = self.ledger.of(queues.last()) if full else None
         if last is not None and last.entry.priority <= budget.priority:
+            self.ledger.refuse(now)
             raise self._full()
         request = self.ledger.admit(image, budget, listener, now)
         if self._first_leaf_at(request, now) > request.entry.deadline:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from model_core.tree import Segment
-from service.errors import ServiceError
+from service.errors import QueueFullError, ServiceError
 from service.request import Budget, Failure, Refinement, StopReason, Ticket, Update
 from service.runners.base import Array, Rows, rows_of
-from service.scheduler import ARRIVALS, LOSSES, URGENT, Costs, Decision, Entry, Queues, Situation
+from service.scheduler import ARRIVALS, LOSSES, REFUSALS, URGENT, Costs, Decision, Entry, Queues, Situation
 from service.slots import SlotPool
 from service.window import Rate, Share, Window
 
@@ -100,7 +100,7 @@ class Ledger:
         self._admitted = 0
         self._arrivals, self._crowd = Rate(ARRIVALS), Rate(ARRIVALS)
         self._slacks = Window(ARRIVALS, URGENT, empty=inf)
-        self._lost = Share(LOSSES)
+        self._lost, self._refused = Share(LOSSES), Share(REFUSALS)
         self.computing = False
         """Whether a batch has begun and is not released yet."""
 
@@ -139,6 +139,7 @@ class Ledger:
             crowd_rate=self._crowd.at(now),
             arrival_slack=self._slacks.value,
             lost=self._lost.value,
+            refused=self._refused.value,
         )
 
     def admit(self, image: Array, budget: Budget, listener: Listener, now: float) -> Request:
@@ -149,6 +150,7 @@ class Ledger:
         """
         limit, limit_reason = budget.size_limit(self._flops)
         deadline = inf if budget.deadline is None else budget.deadline
+        self._refused.add(False)
         ticket = Ticket(self._admitted)
         self._admitted += 1
         self._arrivals.add(now)
@@ -168,6 +170,12 @@ class Ledger:
         self._requests[ticket.number] = request
         self.queues.add(0, request.entry)
         return request
+
+    def refuse(self, now: float) -> None:
+        """A request came for which there was no waiting place: it is one of the crowd all the same."""
+        self._arrivals.add(now)
+        self._crowd.add(now)
+        self._refused.add(True)
 
     def of(self, entry: Entry) -> Request:
         """The request behind an entry of the queues."""
@@ -237,6 +245,8 @@ class Ledger:
         self._remove(request)
         if request.latest is None:
             self._lost.add(reason is StopReason.DEADLINE)
+            if isinstance(error, QueueFullError):  # its place was taken
+                self._refused.add(True)
             return Failure(error=error, at=now)
         return replace(request.latest, stop_reason=reason, ended_at=now)
 

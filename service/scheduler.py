@@ -18,6 +18,7 @@ from service.request import Priority
 __all__ = [
     "ARRIVALS",
     "LOSSES",
+    "REFUSALS",
     "URGENT",
     "Costs",
     "Decision",
@@ -37,6 +38,8 @@ ARRIVALS = 64
 """Over how many requests it is taken how fast and how urgent they come."""
 LOSSES = 256
 """Over how many requests it is taken how many are lost."""
+REFUSALS = 1024
+"""Over how many requests it is taken how many are refused: more than have to wait until any are."""
 URGENT = 0.05
 """The share of these that may be more urgent than what is counted on."""
 
@@ -168,6 +171,8 @@ class Situation:
     """The share of the last `LOSSES` to have a first leaf or be given up here that had none in time. Who is called
     off at its deadline, as over HTTP, is not counted: most of these the front has lost, which no shorter batch helps.
     """
+    refused: float
+    """The share of the last `REFUSALS` to come for which there was no waiting place."""
 
 
 @dataclass(slots=True, kw_only=True)  # as a `Situation`

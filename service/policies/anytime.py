@@ -29,6 +29,9 @@ BURST = 2.0
 """How many times as many as their rate tells are thought to come while a batch runs: they come in bursts."""
 UNLIKELY = 0.05
 """So few are thought to come while a batch runs that it need not be over in time for them."""
+LEAST = 1e-6
+"""Accuracy that a leaf is taken to bring at least: nothing, to whoever needs the machine, but what nobody else needs is
+not withheld, however little it brings, from who would wait for it until the deadline."""
 PAYS = 2.0
 """How many times the seconds that a wide first segment takes beyond a first leaf its single steps must take: between
 these newcomers get their first leaf, and who is sure stops."""
@@ -56,6 +59,9 @@ class Anytime:
     lately come, unless no refinement at all is short enough; wide ones leave it to those who wait on, too. A segment
     with a request that wants every size is one leaf wide.
 
+    While requests are refused for want of a waiting place everybody, however patient, gets no more leaves than such a
+    crowd leaves time for: who goes on holds a slot that others need for a first leaf.
+
     While others wait for a first leaf, who is `CONFIDENT` stops, unless the request says how sure is enough.
 
     kappa = `margin` times the measured straggler factor `Costs.straggle`. What it keeps back is not lost: a request
@@ -75,13 +81,14 @@ class Anytime:
 
     def _choice(self, situation: Situation) -> Decision | None:
         if situation.steps_run % FAIR_SHARE == 0 and (decision := self._for_the_eldest(situation)):
-            return decision
+            return limited(situation, decision) if situation.refused else decision
         waiting = situation.queues[0]
         if waiting and situation.free_slots and (decision := self._first_leaves(situation)):
             return decision
         started = [size for size in range(len(situation.segments) - 1, 0, -1) if situation.queues[size]]
         if waiting and not situation.free_slots:
-            return next((decision for size in started if (decision := _step(situation, size))), None)
+            decision = next((decision for size in started if (decision := _step(situation, size))), None)
+            return limited(situation, decision) if decision and situation.refused else decision
         longest = self._longest(situation)
         return self._best_refinement(situation, started, longest) or self._best_refinement(situation, started)
 
@@ -128,7 +135,7 @@ class Anytime:
 
     def _best_refinement(self, situation: Situation, started: Sequence[int], longest: float = inf) -> Decision | None:
         costs, kappa, price = situation.costs, self._kappa(situation), self._price(situation)
-        best, best_rate = None, 0.0 if price else -inf
+        best, best_rate = None, 0.0
         for size in started:
             queue = situation.queues[size]
             for segment in situation.segments[size]:
@@ -218,7 +225,7 @@ def step_gains(table: Sequence[EnsembleFigures]) -> tuple[float, ...]:
     """What each step 0..N-1 is worth in expected accuracy, from the manifest's table.
 
     Measured accuracies are noisy and need not rise with every leaf, so a step is worth its cost times the best slope
-    (accuracy per FLOP) of any continuation from there, and never less than nothing. No answer is never correct.
+    (accuracy per FLOP) of any continuation from there, and never less than `LEAST`. No answer is never correct.
     """
     flops = (0, *(row.flops for row in table))
     accuracy = (0.0, *(row.accuracy for row in table))
@@ -227,7 +234,7 @@ def step_gains(table: Sequence[EnsembleFigures]) -> tuple[float, ...]:
         further = range(size + 1, len(flops))
         return max((accuracy[other] - accuracy[size]) / max(flops[other] - flops[size], 1) for other in further)
 
-    return tuple(max(best_slope(size), 0.0) * (flops[size + 1] - flops[size]) for size in range(len(table)))
+    return tuple(max(best_slope(size) * (flops[size + 1] - flops[size]), LEAST) for size in range(len(table)))
 
 
 def _step(

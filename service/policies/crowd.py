@@ -1,7 +1,8 @@
 """Crowds: how far those who get their first leaf will come, with all who wait behind them and those who come.
 
 Where it costs time to keep what further leaves start from, a first leaf is up to a tenth slower for it, and everyone
-behind waits as much longer. So who will not get further leaves should not pay for them, nor anybody else.
+behind waits as much longer. So who will not get further leaves should not pay for them, nor anybody else. And where
+requests find no place, those that are refined hold what others need.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ def patient_from(situation: Situation) -> float:
 
 
 def limited(situation: Situation, decision: Decision) -> Decision:
-    """First leaves, up to the ensemble size that can be reached before the last of their deadlines.
+    """A step, up to the ensemble size that its requests can reach before the last of their deadlines, or that the crowd
+    leaves time for where going on costs others.
 
     Who will not be refined further has an answer that is as good now as at its deadline, and leaves its slot to others.
     """
-    last, first_size = decision.entries[-1].deadline, decision.segment.stop
+    last, stop = decision.entries[-1].deadline, decision.segment.stop
     reach = len(situation.segments)
-    if _crowded_until(situation, decision) > last:
-        reach = first_size
-    elif first_size < reach and situation.keeping_costs and last <= patient_from(situation):
-        reach = max(_affordable(situation), first_size)
+    if decision.segment.start == 0 and _crowded_until(situation, decision) > last:
+        reach = stop
+    elif situation.refused:  # slots and waiting places are what lacks, and who goes on holds one
+        reach = max(int(_affordable(situation)), stop)
+    elif decision.segment.start == 0 and situation.lost and situation.keeping_costs and last <= patient_from(situation):
+        reach = max(1 << int(log2(_affordable(situation)) + 0.5), stop)
     return decision if reach >= len(situation.segments) else replace(decision, target=reach)
 
 
@@ -52,18 +56,17 @@ def _crowded_until(situation: Situation, decision: Decision) -> float:
     return situation.now + seconds + min(lasting, (left + ARRIVALS) * each)
 
 
-def _affordable(situation: Situation) -> int:
-    """How many leaves, a power of two, the machine has the time for with everyone; more than there are if all.
+def _affordable(situation: Situation) -> float:
+    """How many leaves, from 1 on, the machine has the time for with everyone; as many as there are if nobody comes.
 
     A crowd's next request comes 1 / lambda seconds later, and what its first leaf leaves of these is there for further
     ones: 1 + (1 / lambda - c) / f leaves, with c and f seconds for them as they have lately been. Some find a lull and
     could get more; they are few, and what they lose is little.
 
-    That asks only while some are lost. Clients that ask again when they have their answer come the faster the less they
-    get: what they make of the machine's time is no sign that there is no more.
+    That is to be asked only while some are lost or refused. Clients that ask again when they have their answer come the
+    faster the less they get: what they make of the machine's time is no sign that there is no more.
     """
-    rate, costs = situation.crowd_rate, situation.costs
-    if not (rate and situation.lost):
-        return len(situation.segments)
-    leaves = 1 + max(1 / rate - costs.first_leaf, 0.0) / costs.further_leaf
-    return 1 << int(log2(leaves) + 0.5)
+    rate, costs, leaves = situation.crowd_rate, situation.costs, len(situation.segments)
+    if not rate:
+        return leaves
+    return min(1 + max(1 / rate - costs.first_leaf, 0.0) / costs.further_leaf, leaves) if leaves > 1 else 1

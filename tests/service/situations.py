@@ -84,6 +84,7 @@ def situation(queues: Queues, **changes: object) -> Situation:
         "crowd_rate": 0.0,
         "arrival_slack": inf,
         "lost": 0.0,
+        "refused": 0.0,
     }
     return Situation(queues=queues, **{**usual, **changes})  # type: ignore[arg-type]
 

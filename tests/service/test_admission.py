@@ -83,6 +83,25 @@ def test_in_a_full_queue_a_higher_priority_takes_the_place_of_the_least_urgent(m
     assert bench.metric("hne_rejections_total", reason="queue_full") == 4
 
 
+def test_a_patient_load_that_finds_no_place_gets_fewer_networks_and_then_finds_one(make: MakeBench) -> None:
+    bench = make(max_active=8, max_waiting=8, max_batch=4)
+    due, refused = bench.clock.now, []
+    for _ in range(1500):
+        while bench.clock.now < due:
+            if not bench.engine.step():
+                bench.clock.now = due
+        due += 2 * seconds(bench.tree, Segment(0), 1)  # a third of what all networks take
+        try:
+            bench.engine.submit(IMAGE, Budget(deadline=bench.clock.now + 1e4), bench.listen)
+        except QueueFullError:
+            refused.append(due)
+    bench.run()
+    assert refused, "it cannot know at first"
+    assert len(refused) < 0.03 * 1500
+    sizes = [last.ensemble_size for last in map(bench.last, served(bench))]
+    assert 2 < sum(sizes) / len(sizes) < 10
+
+
 def test_who_cannot_make_it_takes_nobodys_place(make: MakeBench) -> None:
     bench = make(max_waiting=1)
     low = submit(bench, priority=Priority.LOW)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from model_core.tree import Segment
 from service.policies import Anytime
-from service.policies.anytime import CONFIDENT, FAIR_SHARE, step_gains
-from service.scheduler import Entry, Queues, expired
+from service.policies.anytime import CONFIDENT, FAIR_SHARE, LEAST, step_gains
+from service.scheduler import LOSSES, Entry, Queues, expired
 from tests.service.situations import (
     LEAVES,
     NOW,
@@ -35,7 +35,7 @@ from tests.service.situations import (
     st.integers(0, 3),
     st.integers(0, 2 * FAIR_SHARE),
     st.tuples(st.sampled_from([0.0, 0.5, 100.0]), st.sampled_from([0.1, 2.0, 5.0, inf])),
-    st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.1])),
+    st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.1]), st.sampled_from([0.0, 0.1])),
 )
 def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
     requests: list[tuple[int, float]],
@@ -46,7 +46,7 @@ def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
     free_slots: int,
     steps_run: int,
     arrivals: tuple[float, float],
-    crowd: tuple[float, float],
+    crowd: tuple[float, float, float],
 ) -> None:
     queues, costs.max_batch = Queues(LEAVES), max_batch
     for number, ((size, slack), limit) in enumerate(zip(requests, limits, strict=False)):
@@ -65,6 +65,7 @@ def test_whatever_the_policy_decides_can_be_run_in_time_and_within_limits(
             arrival_slack=arrivals[1],
             crowd_rate=crowd[0],
             lost=crowd[1],
+            refused=crowd[2],
         )
     )
     if decision is None:
@@ -236,7 +237,17 @@ def test_a_patient_request_is_refined_however_many_wait() -> None:
 
 def test_what_a_step_is_worth_ignores_noise_in_the_table() -> None:
     gains = step_gains(figures([0.60, 0.58, 0.68, 0.66], flops=[10, 20, 30, 40]))
-    assert gains == pytest.approx((0.60, 0.04, 0.10, 0.0)), "the dip at 2 does not hide what 3 brings"
+    assert gains == pytest.approx((0.60, 0.04, 0.10, LEAST)), "the dip at 2 does not hide what 3 brings"
+
+
+@pytest.mark.parametrize("lost", [0.0, 1 / LOSSES, 1.0])
+def test_what_brings_nothing_is_computed_all_the_same_where_nobody_else_needs_the_machine(lost: float) -> None:
+    policy = Anytime(figures([0.6, 0.7, 0.75, 0.75]))
+    decision = policy(situation(filled((3, 1e4)), lost=lost, arrival_rate=1e-6, arrival_slack=1e3))
+    assert decision is not None
+    assert decision.segment == Segment(3)
+    busy = policy(situation(filled((3, 1e4)), lost=0.5, arrival_rate=5.0, arrival_slack=1e3))
+    assert busy is None, "but not in a load that loses others"
 
 
 def lossy(*sizes: int, lost: float, rate: float = 2.0) -> int:

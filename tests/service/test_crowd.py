@@ -6,9 +6,10 @@ import pytest
 
 from model_core.tree import Segment, Tree
 from service.policies import Anytime
+from service.policies.anytime import FAIR_SHARE
 from service.policies.crowd import PATIENT
 from service.profile import Profile, Shape
-from service.scheduler import Entry, Queues, by_start
+from service.scheduler import Decision, Entry, Queues, by_start
 from tests.service.situations import LEAVES, NOW, TABLE, WIDE, Linear, filled, situation
 
 COSTS = Linear(fixed=0.0, each=0.5)
@@ -58,6 +59,30 @@ def test_the_patient_outwait_a_crowd() -> None:
     together = Linear()  # in batches a leaf costs less
     assert taken_to(9.0, 9.0, crowd_rate=50.0, lost=0.1, costs=together) == 1
     assert taken_to(9.0, inf, crowd_rate=50.0, lost=0.1, costs=together) is None, "nor are they cut short with others"
+
+
+@pytest.mark.parametrize(("rate", "target"), [(0.0, None), (0.5, None), (1.0, 3), (1.3, 2), (1.6, 1), (50.0, 1)])
+def test_where_requests_find_no_place_the_patient_get_no_more_than_there_is_time_for(
+    rate: float, target: int | None
+) -> None:
+    for keeping_costs in (True, False):
+        assert taken_to(inf, inf, crowd_rate=rate, refused=0.01, keeping_costs=keeping_costs) == target
+    assert taken_to(inf, inf, crowd_rate=rate) is None
+
+
+@pytest.mark.parametrize(
+    ("free_slots", "steps_run"), [(0, 1), (3, FAIR_SHARE)], ids=["no slot is free", "the eldest's turn"]
+)
+def test_where_requests_find_no_place_who_holds_a_slot_goes_no_further_either(free_slots: int, steps_run: int) -> None:
+    def decided(**changes: float) -> Decision | None:
+        queues = filled((1, inf), (0, inf))
+        return Anytime(TABLE)(situation(queues, costs=COSTS, free_slots=free_slots, steps_run=steps_run, **changes))
+
+    patient, refused = decided(), decided(crowd_rate=50.0, refused=0.01)
+    assert patient is not None
+    assert refused is not None
+    assert (patient.segment, patient.target) == (Segment(1), None)
+    assert (refused.segment, refused.target) == (Segment(1), 2)
 
 
 def test_slow_steps_leave_a_crowd_less_time() -> None:

@@ -9,7 +9,7 @@ from model_core.tree import Segment
 from service.errors import DeadlineMissedError, DrainingError
 from service.ledger import Ledger, Request
 from service.request import Budget, Refinement, StopReason
-from service.scheduler import ARRIVALS, LOSSES, Decision, Entry
+from service.scheduler import ARRIVALS, LOSSES, REFUSALS, Decision, Entry, Situation
 from service.slots import SlotPool
 from tests.service.situations import STEPS, Linear
 
@@ -109,6 +109,22 @@ def test_what_share_was_lost_is_told_of_the_last_to_begin_or_end() -> None:
     for _ in range(LOSSES - 1):
         ledger.end(admitted(), StopReason.DEADLINE, DeadlineMissedError(), 1.0)
     assert lost() == pytest.approx(1 - 1 / LOSSES), "the first is forgotten"
+
+
+def test_who_found_no_place_is_one_of_those_who_came() -> None:
+    ledger = ledger_of()
+
+    def seen(now: float) -> Situation:
+        return ledger.situation(now, segments=STEPS, max_batch=4, steps_run=0)
+
+    for index in range(ARRIVALS):
+        ledger.refuse(0.1 * index)
+    assert seen(0.1 * ARRIVALS).refused == 1.0
+    assert seen(0.1 * ARRIVALS).arrival_rate == seen(0.1 * ARRIVALS).crowd_rate == pytest.approx(10.0)
+    assert seen(0.0).lost == 0.0
+    for _ in range(REFUSALS):
+        ledger.cancel(ledger.admit(IMAGE, Budget(), lambda _: None, 0.0).ticket)
+    assert seen(0.0).refused == 0.0
 
 
 def test_who_is_refined_counts_once_as_not_lost() -> None:
