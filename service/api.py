@@ -44,7 +44,8 @@ predictions = APIRouter(route_class=Direct, tags=["predictions"])
 
 PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
 PLAYGROUND_POLICY = (  # one file that loads nothing and talks to nobody but this service
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
 Answers = Answer | list[Answer | Problem]
@@ -132,7 +133,8 @@ async def models(service: Authorized) -> ModelList:
 @router.get("/", include_in_schema=False)
 async def playground() -> FileResponse:
     """A page to try it: drop an image, name a budget, watch the prediction refine."""
-    return FileResponse(PLAYGROUND, headers={"Content-Security-Policy": PLAYGROUND_POLICY})
+    headers = {"Content-Security-Policy": PLAYGROUND_POLICY, "Cache-Control": "no-cache"}  # it is the service's version
+    return FileResponse(PLAYGROUND, headers=headers | {"X-Content-Type-Options": "nosniff"})
 
 
 @router.get("/healthz", summary="Is the process alive?", tags=["operation"])

@@ -125,7 +125,7 @@ class Arrival:
             access_log.info(
                 "method=%s path=%s status=%s duration_ms=%.1f request_id=%s",
                 scope["method"],
-                route or ("unmatched" if head.status == 404 else scope["path"]),
+                route or ("unmatched" if head.status == 404 else scope.get("raw_path", b"").decode("latin-1")),
                 head.status,
                 seconds * 1e3,
                 head.request_id,

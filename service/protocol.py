@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["StampingProtocol", "server_config"]
 
 
+KEEP_ALIVE_SECONDS = 75
+"""For which a connection is kept after an answer: longer than proxies keep theirs, which would send the next request
+just as it is closed."""
+IDLE_SECONDS = 5
+"""For which nothing may come of a first request, of the rest of a head, or after what is left of a body."""
 MAX_HEAD_BYTES = 64 * 2**10
 """As other servers take: 8 to 64 KiB. What comes together with the end of a head is not counted."""
 
@@ -95,7 +100,7 @@ class StampingProtocol(HttpToolsProtocol):
 
     def _close_if_idle(self) -> None:
         """Soon, unless something comes. uvicorn itself sees to that only when an answer ends, up to the next byte."""
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.timeout_keep_alive_task = self.loop.call_later(IDLE_SECONDS, self.timeout_keep_alive_handler)
 
     def _refuse_head(self) -> None:
         """Answer that the head is too large, unless another answer is on its way, and close."""
@@ -143,6 +148,7 @@ def server_config(app: Callable[..., Any], settings: Settings, **more: Any) -> C
         log_config=None,
         access_log=False,  # service.arrival has one line per request, with its id
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
         **more,
     )

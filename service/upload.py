@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
@@ -95,10 +97,10 @@ async def read_upload(
             raise FormatError(f"a form in the charset {charset[:40].decode('latin-1')} is not read; send it in UTF-8")
         try:
             return await _from_form(Request(request.scope, receive), max_images)
-        except HTTPException as error:  # how Starlette says that it is no form, or one of too many parts
-            if str(error.detail).startswith("Too many files"):
+        except MultiPartException as error:
+            if error.message.startswith("Too many files"):
                 raise InvalidError({"body.file": f"more than {max_images} images"}) from error
-            raise MalformedError(f"the form cannot be read: {error.detail}") from error
+            raise MalformedError(f"the form cannot be read: {error.message}") from error
     if kind == "application/json":
         return _from_json(await _whole(receive), max_images)
     raise FormatError(
@@ -106,8 +108,17 @@ async def read_upload(
     )
 
 
+class _InMemory(MultiPartParser):
+    """Starlette's without temporary files: a whole form is no larger than any other body may be."""
+
+    spool_max_size = sys.maxsize
+
+
 async def _from_form(request: Request, max_images: int) -> Upload:
-    async with request.form(max_files=max_images, max_fields=MAX_FORM_FIELDS) as form:
+    async with aclosing(request.stream()) as stream:
+        parser = _InMemory(request.headers, stream, max_files=max_images, max_fields=MAX_FORM_FIELDS)
+        form = await parser.parse()
+    try:
         images: dict[str, bytes] = {}
         fields: dict[str, str] = {}
         for name, value in form.multi_items():
@@ -121,6 +132,8 @@ async def _from_form(request: Request, max_images: int) -> Upload:
                 images[f"body.{name}.{len(images)}"] = await value.read()
             else:
                 raise InvalidError({f"body.{name}": f"is no field for a file; valid: {', '.join(FILE_FIELDS)}"})
+    finally:
+        await form.close()
     try:
         options = Options.model_validate(fields) if fields else None
     except ValidationError as error:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import encodings
 import struct
+import tempfile
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -211,6 +212,15 @@ async def test_a_file_without_a_name_is_told_from_an_unknown_field(client: httpx
     headers = {"content-type": "multipart/form-data; boundary=b"}
     problem = check_problem(await client.post("/predict", content=part.encode(), headers=headers), 422)
     assert problem["errors"] == {"body.file": "is text; send it as a file, with a filename"}
+
+
+async def test_a_large_form_needs_no_temporary_file(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rollover(file: Any) -> None:
+        pytest.fail("it is written to a disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", rollover)
+    async with serving(max_body_bytes=5_000_000) as served:
+        check_problem(await served.client.post("/predict", files={"file": bytes(3_000_000)}), 415)
 
 
 async def test_of_several_images_the_one_at_fault_is_named(client: httpx.AsyncClient, photo: bytes) -> None:

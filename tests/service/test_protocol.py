@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import service.protocol
 from service.arrival import Arrival, Head
 from service.protocol import MAX_HEAD_BYTES, server_config
 from service.settings import Settings
@@ -170,8 +171,9 @@ async def test_a_client_that_leaves_takes_along_the_request_that_others_wait_beh
 
 
 @pytest.mark.parametrize("sent", [b"", REQUEST[:20]], ids=["nothing", "half a head"])
-async def test_a_connection_that_asks_nothing_is_closed(sent: bytes) -> None:
-    async with serving([], timeout_keep_alive=1) as server:
+async def test_a_connection_that_asks_nothing_is_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.protocol, "IDLE_SECONDS", 0.2)
+    async with serving([]) as server:
         reader, writer = await connection(server)
         writer.write(sent)
         async with asyncio.timeout(10):
@@ -179,8 +181,21 @@ async def test_a_connection_that_asks_nothing_is_closed(sent: bytes) -> None:
         writer.close()
 
 
-async def test_so_is_one_whose_body_came_after_its_answer() -> None:
-    async with serving([], refuse, timeout_keep_alive=1) as server:
+async def test_one_that_has_asked_is_kept_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.protocol, "IDLE_SECONDS", 0.2)
+    async with serving([], echo) as server:
+        reader, writer = await connection(server)
+        for _ in range(2):
+            writer.write(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            await reader.readuntil(b"\n")
+            await asyncio.sleep(0.4)  # in which it would be closed
+        writer.close()
+
+
+async def test_so_is_one_whose_body_came_after_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.protocol, "IDLE_SECONDS", 0.2)
+    async with serving([], refuse) as server:
         reader, writer = await connection(server)
         writer.write(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\n")
         async with asyncio.timeout(10):
