@@ -17,10 +17,12 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["FLOW", "READ_AT", "REQUEST_ID", "Arrival", "FlowControl", "Head", "head_of"]
+__all__ = ["ENDS", "FLOW", "READ_AT", "REQUEST_ID", "Arrival", "FlowControl", "Head", "head_of"]
 
 READ_AT = "read_at"
 """In the state of a scope: the instant (monotonic seconds) at which the server read the head, if it tells."""
+ENDS = "ends"
+"""In the state of the app: what to call when the server begins to end, as often as it likes."""
 FLOW = "flow"
 """In the state of a scope: the connection's `FlowControl`, if the server tells."""
 REQUEST_ID = "X-Request-Id"

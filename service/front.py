@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.api import ROUTES
-from service.arrival import Arrival, Head
+from service.arrival import ENDS, Arrival, Head
 from service.client import Outcome
 from service.lifecycle import Service
 from service.problems import CLIENT_LEFT, add_problem_handlers
@@ -41,15 +41,22 @@ def create_front(service: Service) -> FastAPI:
     """The app for one model. The engine starts with the app's lifespan and drains at its end."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Callable[[], None]]]:
+        draining: list[asyncio.Task[None]] = []
+
+        def ends() -> None:
+            if not draining:
+                draining.append(asyncio.create_task(service.drain()))
+
         service.start()
         try:
             # An engine that is up says so at once: nobody who comes now is to be told that it starts.
             with suppress(TimeoutError):
                 async with asyncio.timeout(WELCOME_SECONDS):
                     await service.started()
-            yield
+            yield {ENDS: ends}
         finally:
+            await asyncio.gather(*draining)
             await service.close()
 
     # /docs comes with its scripts, so it works without the Internet. Not so /redoc, which fetches a logo.

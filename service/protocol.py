@@ -21,7 +21,7 @@ import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.arrival import FLOW, READ_AT
+from service.arrival import ENDS, FLOW, READ_AT
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,6 +58,13 @@ class StampingProtocol(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server ends, and tells each of its connections. Who is not answered when its time to drain is over is cut
+        off, so the app is to answer them before."""
+        if (ends := self.app_state.get(ENDS)) is not None:
+            ends()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -149,6 +156,6 @@ def server_config(app: Callable[..., Any], settings: Settings, **more: Any) -> C
         access_log=False,  # service.arrival has one line per request, with its id
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + 1,  # by then the app has answered everyone
         **more,
     )

@@ -52,6 +52,7 @@ NEWS_LIMIT = 64
 SUBMIT_LIMIT = 256
 """Requests that may be on their way before more are refused."""
 RETRY_AFTER = 1.0
+LOOK_SECONDS = 0.05
 LINGER_MS = 1000
 """What is said last is given so long to arrive."""
 
@@ -142,8 +143,16 @@ class RemoteEngine:
         return answer
 
     async def drain(self, timeout: float) -> None:
-        """Take no more. The engine process drains by itself: it is told when the whole service ends."""
-        self._draining = True
+        """Take no more, and answer the active ones, after `timeout` seconds with what they have.
+
+        Where the whole service ends the engine process has done so already; where only this process does, it goes on.
+        """
+        self._draining, until = True, self.clock() + timeout
+        while self._active and self.clock() < until:
+            await asyncio.sleep(LOOK_SECONDS)
+        for number in self._active:
+            self.recorder.cancelled(number)
+        self._end_all(StopReason.DRAIN, DrainingError())
 
     async def close(self) -> None:
         """Say what is left to say, and end."""
@@ -220,6 +229,19 @@ class RemoteEngine:
             del self._active[ticket.number]
         return refinement
 
+    def _end_all(self, reason: StopReason, error: ServiceError) -> None:
+        """Answer everyone with what they have."""
+        active, self._active = self._active, {}
+        at = self.clock()
+        heard: list[tuple[Ticket, Heard]] = []
+        for ticket, latest in active.values():
+            if latest is None:
+                heard.append((ticket, Failure(error=error, at=at)))
+            else:
+                heard.append((ticket, replace(latest, stop_reason=reason, ended_at=at)))
+        if heard:
+            self._listener(heard)
+
     # The end of the engine process
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
@@ -236,16 +258,7 @@ class RemoteEngine:
         """The engine is gone: answer everyone with what they have."""
         self.failure = EngineLostError()
         logger.error("%s", self.failure)
-        active, self._active = self._active, {}
-        at = self.clock()
-        heard: list[tuple[Ticket, Heard]] = []
-        for ticket, latest in active.values():
-            if latest is None:
-                heard.append((ticket, Failure(error=self.failure, at=at)))
-            else:
-                heard.append((ticket, replace(latest, stop_reason=StopReason.ERROR, ended_at=at)))
-        if heard:
-            self._listener(heard)
+        self._end_all(StopReason.ERROR, self.failure)
         self._questions.give_up(self.failure)
         self._welcome.set()
 

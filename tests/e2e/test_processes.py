@@ -133,6 +133,18 @@ async def test_a_hangup_replaces_the_api_processes_and_nothing_else(service: Run
     assert before - apis == service.alive() - service.apis
 
 
+async def test_who_is_not_through_when_a_hangup_replaces_its_process_gets_what_there_is(
+    tiny_package: Path, tmp_path: Path, photo: bytes
+) -> None:
+    flags = ("--api-processes", "1", "--drain-seconds", "1")
+    with launched(tiny_package, *flags, TMPDIR=str(tmp_path)) as process:
+        service = Running(wait_until_ready(process), process, tmp_path)
+        with stopped(service.engine):
+            asked = asyncio.create_task(status(service.url, "/predict", photo))
+            process.send_signal(signal.SIGHUP)  # a new process takes longer to start than that takes to come in
+            assert await asked == (503, "urn:hne:problem:draining")
+
+
 @pytest.mark.parametrize("change", ["{", None], ids=["broken", "another model"])
 async def test_where_no_new_api_process_can_start_a_hangup_leaves_those_that_serve(
     change: str | None, tiny_package: Path, tmp_path: Path, photo: bytes

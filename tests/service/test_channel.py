@@ -293,3 +293,19 @@ async def test_an_app_lets_nobody_in_before_an_engine_that_is_up_has_said_so(far
     app = create_front(service)
     async with app.router.lifespan_context(app):
         service.check_ready()
+
+
+async def test_an_end_that_drains_alone_answers_everyone_with_what_they_have(far: Far) -> None:
+    async with near_end(far) as (engine, delivery):
+        with far.brake.before(1), delivery.submit(IMAGE, Budget()) as started:
+            assert (await anext(aiter(started))).ensemble_size == 1
+            with far.brake.before(0), delivery.submit(IMAGE, Budget()) as waiting:
+                await waiting.admitted()
+                await engine.drain(0.05)
+                refinement = await started.answer()
+                assert (refinement.ensemble_size, refinement.stop_reason) == (1, StopReason.DRAIN)
+                with pytest.raises(DrainingError):
+                    await waiting.answer()
+        with pytest.raises(DrainingError):
+            delivery.submit(IMAGE, Budget())
+    await until(lambda: not far.engine.snapshot().admitted)
