@@ -35,6 +35,8 @@ KEEP_ALIVE_SECONDS = 75
 just as it is closed."""
 IDLE_SECONDS = 5
 """For which nothing may come of a first request, of the rest of a head, or after what is left of a body."""
+UNREAD_SECONDS = 0.2
+"""For which a server that ends waits for the first request of a connection that has had none."""
 MAX_HEAD_BYTES = 64 * 2**10
 """As other servers take: 8 to 64 KiB. What comes together with the end of a head is not counted."""
 
@@ -64,7 +66,10 @@ class StampingProtocol(HttpToolsProtocol):
         off, so the app is to answer them before."""
         if (ends := self.app_state.get(ENDS)) is not None:
             ends()
-        super().shutdown()
+        if self._running is None:  # what its client has sent may be on its way
+            self.loop.call_later(UNREAD_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""

@@ -52,7 +52,8 @@ NEWS_LIMIT = 64
 SUBMIT_LIMIT = 256
 """Requests that may be on their way before more are refused."""
 RETRY_AFTER = 1.0
-LOOK_SECONDS = 0.05
+UNREAD_SECONDS, LOOK_SECONDS = 0.4, 0.05
+"""For which requests may still be read that had been sent when it was told to drain; between looks at who is left."""
 LINGER_MS = 1000
 """What is said last is given so long to arrive."""
 
@@ -143,13 +144,14 @@ class RemoteEngine:
         return answer
 
     async def drain(self, timeout: float) -> None:
-        """Take no more, and answer the active ones, after `timeout` seconds with what they have.
+        """Answer the active ones, after `timeout` seconds with what they have, and then take no more.
 
         Where the whole service ends the engine process has done so already; where only this process does, it goes on.
         """
-        self._draining, until = True, self.clock() + timeout
-        while self._active and self.clock() < until:
+        until, unread = self.clock() + timeout, self.clock() + UNREAD_SECONDS
+        while self.clock() < until and (self._active or self.clock() < unread):
             await asyncio.sleep(LOOK_SECONDS)
+        self._draining = True
         for number in self._active:
             self.recorder.cancelled(number)
         self._end_all(StopReason.DRAIN, DrainingError())
