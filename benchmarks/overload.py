@@ -7,8 +7,8 @@ carry.
 
 First what the full ensemble can carry (closed loop, best batch) and what it takes alone: rates (rho) and deadlines are
 multiples of these. Then a run for every arrival process, deadline, fault rate, rate, policy and repeat; all policies
-see the same arrivals. Each baseline gets, by arrival process, deadline and fault rate, the safety margin that served it
-best in a pilot of its own.
+see the same arrivals, but for `replan`, which is warmed up for longer, unless `--warm-up` is as long for all. Each
+baseline gets, by arrival process, deadline and fault rate, the safety margin that served it best in a pilot of its own.
 
 Without `--url` the engine runs in this process; `benchmarks.load.inprocess` says what that leaves out. Interrupted, the
 same command goes on where it stopped: every finished run is a line of the .jsonl beside the output.

@@ -61,6 +61,8 @@ LAST = 4.0
 """Seconds of the load in the middle of which SIGTERM comes."""
 UNREAD = 0.1
 """Seconds for which a request may lie unread before a server that is not behind."""
+RECENT = 5.0
+"""Seconds over which it is taken how far behind a server is: one slow answer long before tells nothing."""
 MEMORY_SECONDS = 60.0
 """What a second half must last to say anything of the memory: caches and arenas fill first."""
 COLUMNS = (
@@ -105,9 +107,11 @@ def growth(samples: Sequence[tuple[float, int]]) -> tuple[float, float]:
 
 def taken_up_by(instant: float, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The requests that a server has read by an instant. A client cannot see that, so they are those that were sent as
-    long before as the slowest answer until then took: what a busy server has not read yet is not its promise.
+    long before as the slowest answer of the last `RECENT` seconds took: what a busy server has not read yet is not its
+    promise.
     """
-    answered = [outcome.answered - outcome.sent for outcome in outcomes if outcome.answered <= instant]
+    recent = (outcome for outcome in outcomes if instant - RECENT <= outcome.answered <= instant)
+    answered = [outcome.answered - outcome.sent for outcome in recent]
     return [outcome for outcome in outcomes if outcome.sent < instant - max([UNREAD, *answered])]
 
 

@@ -42,6 +42,7 @@ def test_what_a_busy_server_has_not_read_is_not_taken_up() -> None:
     assert len(taken_up_by(1.05, idle)) == 10  # all but the last tenth of a second
     assert len(taken_up_by(1.05, [sent(0.0, 0.5), *idle[1:]])) == 6
     assert len(taken_up_by(1.05, [sent(0.97, 0.5), *idle])) == 10  # answered too late to tell
+    assert len(taken_up_by(1.05, [sent(-9.0, 3.0), *idle])) == 11  # and so long before that it tells nothing
 
 
 def test_memory_is_that_of_the_process() -> None:
