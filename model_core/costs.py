@@ -78,6 +78,7 @@ def count_costs(model: HierarchicalEnsemble) -> Costs:
     return Costs(spec=model.spec, node_flops=flops, node_parameters=parameters)
 
 
+@torch.inference_mode(False)  # whose tensors do not tell whether they were changed
 @torch.no_grad()
 def _count(model: HierarchicalEnsemble, device: torch.device) -> tuple[int, ...]:
     """Multiply-adds of one node of each block, on a device."""
