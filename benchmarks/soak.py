@@ -59,6 +59,7 @@ GROWTH = 0.03
 GROWTH_BYTES = 4 * 2**20
 LAST = 4.0
 """Seconds of the load in the middle of which SIGTERM comes."""
+REQUESTS = "hne_requests_total", ""
 UNREAD = 0.1
 """Seconds for which a request may lie unread before a server that is not behind."""
 RECENT = 5.0
@@ -166,7 +167,7 @@ class Soak:
     def load(self) -> dict[str, Any]:
         """The mixed load; what its clients and the server saw."""
         options, seconds = self._options, 60 * self._options.minutes
-        counted = _requests_counted(self._metrics("before the load") or {})
+        counted = (self._metrics("before the load") or {}).get(REQUESTS, 0.0)
         plan = draw_plan(
             bursts(self.rate, seconds, length=options.burst),
             deadlines=[self._deadline],
@@ -243,7 +244,7 @@ class Soak:
         time.sleep(QUIET)
         requests = len(outcomes) + rude.requests.total()
         if (metrics := self._metrics("after the load")) is not None:
-            ends = _requests_counted(metrics) - counted
+            ends = metrics.get(REQUESTS, 0.0) - counted
             if ends != requests:
                 self.violations.append(f"the server counted {ends:.0f} ends of {requests} requests")
 
@@ -275,10 +276,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         soak = Soak(url, process, images, options)
         conduct(soak, options)
     sys.exit(1 if soak.violations else 0)
-
-
-def _requests_counted(metrics: Samples) -> float:
-    return metrics[("hne_requests_total", "")]
 
 
 def options_of(argv: Sequence[str] | None) -> argparse.Namespace:

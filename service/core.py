@@ -168,8 +168,7 @@ class Core:
         return batch
 
     def compute(self, batch: Batch) -> None:
-        """Run a batch's segment and add up its logits. The only part that takes time, and beside which all others may
-        run."""
+        """Run a batch's segment and add up its logits: what takes time, and beside which all others may run."""
         images = _together(batch.requests) if batch.segment.start == 0 else None
         if batch.follows_at is not None:
             self.recorder.step_gap(seconds=self.clock() - batch.follows_at)

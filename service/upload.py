@@ -157,7 +157,7 @@ def _from_json(data: bytes, max_images: int) -> Upload:
     if images is not None and len(images) > max_images:
         raise InvalidError({"body.images": f"{len(images)} images; at most {max_images} are allowed"})
     try:
-        body = JsonBody.model_validate_json(data)  # not what was read: that would tell of Python's types
+        body = JsonBody.model_validate(given)
     except ValidationError as error:
         raise InvalidError(faults_of(error, "body", JsonBody)) from error
     if (body.image is None) == (body.images is None):

@@ -18,7 +18,7 @@ from model_core.layers import GroupedBlock
 from training.errors import ConfigError
 from training.run_state import Trained
 
-__all__ = ["check_start", "remarks", "start_from"]
+__all__ = ["check_start", "remarks", "seen", "start_from"]
 
 NOISE = 0.1
 """Standard deviation of the noise on a copy's weights, relative to the weights' own."""
@@ -28,8 +28,14 @@ def remarks(source: Trained, *, class_names: tuple[str, ...], held_out: float) -
     """What a person should know of a start, where the new run's data is not the source's."""
     if source.class_names != class_names:
         yield "its classes are others: the classifiers start anew"
-    elif source.held_out is not None and source.held_out < held_out:
-        yield f"it has seen images held out here, so temperatures will be too low; use --held-out {source.held_out}"
+    else:
+        yield from seen(source.held_out, held_out)
+
+
+def seen(theirs: float | None, ours: float) -> Iterator[str]:
+    """What to know of another run that held out fewer images than this one does, if it is known how many it did."""
+    if theirs is not None and theirs < ours:
+        yield f"it has seen images held out here, so temperatures will be too low; use --held-out {theirs}"
 
 
 def check_start(model: HierarchicalEnsemble, source: HierarchicalEnsemble) -> None:

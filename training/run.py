@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from model_core.costs import count_costs
 from model_core.spec import ModelSpec
 from model_core.zoo import architecture
 from training.config import Precision, TrainConfig
@@ -78,8 +79,11 @@ def begin(config: TrainConfig, data: ImageDataset) -> RunState:
 
     Raises:
         RunError: its teacher is missing.
+        SpecError: the network cannot be an ensemble.
     """
-    return new_run(with_teacher(config), spec_of(config).replace(classes=len(data.class_names)), data)
+    state = new_run(with_teacher(config), spec_of(config).replace(classes=len(data.class_names)), data)
+    count_costs(state.model)  # what cannot be counted could never be evaluated
+    return state
 
 
 def reopen(state: RunState, places: dict[str, Any]) -> tuple[RunState, torch.device, ImageDataset]:

@@ -14,6 +14,7 @@ from model_core.package import Preprocessing, digest
 from model_core.spec import ModelSpec
 from training.config import TrainConfig
 from training.errors import RunError
+from training.initial import seen
 from training.run_state import STATE_FILE, DataCard, RunState
 
 __all__ = ["load_teacher", "with_teacher"]
@@ -56,12 +57,8 @@ def load_teacher(
             f"--teacher {config.teacher}: its classes or its images' size or colours are not those of this run"
         )
     assert config.held_out is not None
-    if stored.config.held_out is not None and stored.config.held_out < config.held_out:
-        print(
-            f"hne-train: --teacher {config.teacher}: it has seen images held out here, so temperatures will be too "
-            f"low; use --held-out {stored.config.held_out}",
-            file=sys.stderr,
-        )
+    for remark in seen(stored.config.held_out, config.held_out):
+        print(f"hne-train: --teacher {config.teacher}: {remark}", file=sys.stderr)
     return teacher.eval().requires_grad_(False)
 
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from model_core.build import build_model
-from model_core.costs import count_costs
 from model_core.grouped import HierarchicalEnsemble
 from model_core.spec import ModelSpec
 from training.averaging import SETTLED, new_average
@@ -67,12 +66,10 @@ def new_run(config: TrainConfig, spec: ModelSpec, data: ImageDataset) -> RunStat
 
     Raises:
         ConfigError: the other one is of another network.
-        SpecError: the network cannot be an ensemble.
         CheckpointError, PackageError: there is no other one, or it cannot be read.
     """
     torch.manual_seed(mixed_seed(config.seed, MODEL))
     model = build_model(spec)
-    count_costs(model)  # what cannot be counted could never be evaluated
     if config.initial is not None:
         source = trained_model(config.initial)
         assert config.held_out is not None

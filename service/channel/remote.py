@@ -148,7 +148,7 @@ class RemoteEngine:
 
         Where the whole service ends the engine process has done so already; where only this process does, it goes on.
         """
-        until, unread = self.clock() + timeout, self.clock() + UNREAD_SECONDS
+        until, unread = self.clock() + timeout, self.clock() + (0.0 if self._draining else UNREAD_SECONDS)
         while self.clock() < until and (self._active or self.clock() < unread):
             await asyncio.sleep(LOOK_SECONDS)
         self._draining = True

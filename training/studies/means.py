@@ -11,7 +11,7 @@ from training.config import TrainConfig
 from training.losses import prefix_sizes
 from training.run import spec_of
 
-__all__ = ["in_means"]
+__all__ = ["in_means", "rounded"]
 
 
 def in_means(config: TrainConfig) -> TrainConfig:
@@ -23,29 +23,27 @@ def in_means(config: TrainConfig) -> TrainConfig:
     paper's tree.
     """
     assert config.weight_decay is not None
+    assert config.loss != "boosted", "which is ours, and a sum"
     leaves = spec_of(config).tree.leaves
     ensembles = len(prefix_sizes(leaves))
     independent, alpha = 1 / leaves, config.alpha
-    match config.loss:
-        case "i" | "d":
-            scale = independent
-        case "s":
-            scale = 1 / ensembles
-        case "hd":
-            distilled = alpha / (ensembles - 1)
-            scale = (1 - alpha) * independent + distilled
-            alpha = distilled / scale
-        case "boosted":
-            raise NotImplementedError("the boosted loss is ours, and a sum")
+    if config.loss == "s":
+        scale = 1 / ensembles
+    elif config.loss == "hd":
+        distilled = alpha / (ensembles - 1)
+        scale = (1 - alpha) * independent + distilled
+        alpha = distilled / scale
+    else:
+        scale = independent
     return replace(
         config,
-        alpha=_rounded(alpha),
-        lr=_rounded(scale * config.lr),
-        weight_decay=_rounded(config.weight_decay / scale),
+        alpha=rounded(alpha),
+        lr=rounded(scale * config.lr),
+        weight_decay=rounded(config.weight_decay / scale),
         node_rates="same",
     )
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Without the last digits, which are rounding's: they would be part of a run's name."""
     return float(f"{value:.6g}")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from model_core import zoo
 from training.config import TrainConfig
-from training.studies.means import in_means
+from training.studies.means import in_means, rounded
 from training.studies.plan import PlannedRun
 from training.studies.published import Benchmark
 from training.studies.record import Line, load_record
@@ -203,8 +203,8 @@ def _run(arm: Arm, base: TrainConfig) -> PlannedRun:
     scaled = replace(
         base,
         epochs=max(1, round(arm.epochs * base.epochs)),
-        lr=_times(arm.lr, base.lr),
-        weight_decay=_times(arm.weight_decay, base.weight_decay),
+        lr=base.lr if arm.lr == 1 else rounded(arm.lr * base.lr),
+        weight_decay=base.weight_decay if arm.weight_decay == 1 else rounded(arm.weight_decay * base.weight_decay),
     )
     config = replace(scaled, **arm.changes)
     if arm.means:
@@ -216,8 +216,3 @@ def _run(arm: Arm, base: TrainConfig) -> PlannedRun:
         initial=None if arm.initial is None else _run(arm.initial, base),
         teacher=None if arm.teacher is None else _run(arm.teacher, base),
     )
-
-
-def _times(factor: float, value: float) -> float:
-    """Without the last digits, which are rounding's: they would be part of a run's name."""
-    return value if factor == 1 else float(f"{factor * value:.6g}")
